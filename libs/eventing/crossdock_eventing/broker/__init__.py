@@ -1,0 +1,1 @@
+"""Kafka behind an interface, with an in-memory twin."""
