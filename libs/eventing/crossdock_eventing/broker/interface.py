@@ -246,7 +246,9 @@ class Admin(Protocol):
         """All topics but the broker's own."""
 
     def topic_id(self, topic: str) -> str:
-        """The id the cluster gave the topic when it was created. Raises BrokerRefused for an unknown topic."""
+        """The id the cluster gave the topic when it was created. Raises BrokerRefused for an unknown
+        topic.
+        """
 
     def partitions(self, topic: str) -> int:
         """The partition count. Raises BrokerRefused for an unknown topic."""
