@@ -1,0 +1,1 @@
+"""`crossdock schemas`: the contracts as files, as Python types, and in the registry."""
