@@ -117,6 +117,7 @@ class ConfluentBroker:
             "error_cb": _log_client_error,
             **self._settings.extra,
         }
+        self._probe = _Probe(self._common, self._settings.query_timeout_s)
 
     def consumer(self, group: str, *, instance_id: str | None) -> "ConfluentConsumer":
         settings = self._settings
@@ -134,11 +135,12 @@ class ConfluentBroker:
             conf["session.timeout.ms"] = settings.session_timeout_ms
         if instance_id is not None:
             conf["group.instance.id"] = instance_id
-        return ConfluentConsumer(conf, settings)
+        return ConfluentConsumer(conf, settings, self._probe)
 
     def reader(self) -> "ConfluentReader":
         # The client insists on a group id; assign() without subscribe() never joins it.
-        return ConfluentReader({**self._common, **_FETCHING, "group.id": "crossdock.reader"}, self._settings)
+        conf = {**self._common, **_FETCHING, "group.id": "crossdock.reader"}
+        return ConfluentReader(conf, self._settings, self._probe)
 
     def producer(self, transactional_id: str) -> "ConfluentProducer":
         timeout_ms = self._settings.transaction_timeout_ms
@@ -155,7 +157,7 @@ class ConfluentBroker:
         return ConfluentProducer(conf, self._settings)
 
     def admin(self) -> "ConfluentAdmin":
-        return ConfluentAdmin(self._common, self._settings)
+        return ConfluentAdmin(self._common, self._settings, self._probe)
 
 
 _FETCHING: Final[dict[str, Any]] = {
@@ -171,14 +173,34 @@ _FETCHING: Final[dict[str, Any]] = {
 }
 
 
+class _Probe:
+    """Asks for the ends of partitions, read uncommitted, on behalf of all clients of one factory.
+
+    A client that reads committed would be told the last stable offset instead of the end of the log.
+    """
+
+    def __init__(self, common: Mapping[str, Any], timeout_s: float) -> None:
+        conf = {**common, "group.id": "crossdock.probe", "isolation.level": "read_uncommitted"}
+        self._client = ck.Consumer(conf)
+        self._timeout_s = timeout_s
+
+    def watermarks(self, partition: TopicPartition) -> Watermarks:
+        low, high = _translated(
+            lambda: self._client.get_watermark_offsets(_native(partition), timeout=self._timeout_s),
+            BrokerUnavailable,
+        )
+        return Watermarks(low, high)
+
+
 class _Fetching:
     """What the group consumer and the reader share: draining the native client, and questions to the
     broker.
     """
 
-    def __init__(self, conf: dict[str, Any], settings: ClientSettings) -> None:
+    def __init__(self, conf: dict[str, Any], settings: ClientSettings, probe: _Probe) -> None:
         self._client = ck.Consumer(conf)
         self._settings = settings
+        self._probe = probe
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
         # consume(n, t) waits the full t for a full batch: wait for one, then take what is here.
@@ -191,15 +213,7 @@ class _Fetching:
         return [record for message in (first, *rest) if (record := _record(message)) is not None]
 
     def watermarks(self, partition: TopicPartition) -> Watermarks:
-        # Asked with this client's isolation level the end would be the last stable offset; the native call is
-        # always answered read uncommitted.
-        low, high = _translated(
-            lambda: self._client.get_watermark_offsets(
-                _native(partition), timeout=self._settings.query_timeout_s
-            ),
-            BrokerUnavailable,
-        )
-        return Watermarks(low, high)
+        return self._probe.watermarks(partition)
 
     def _position(self, partition: TopicPartition) -> int | None:
         offset = self._client.position([_native(partition)])[0].offset
@@ -224,8 +238,8 @@ class ConfluentReader(_Fetching):
 class ConfluentConsumer(_Fetching):
     """`interface.Consumer` on Kafka."""
 
-    def __init__(self, conf: dict[str, Any], settings: ClientSettings) -> None:
-        super().__init__(conf, settings)
+    def __init__(self, conf: dict[str, Any], settings: ClientSettings, probe: _Probe) -> None:
+        super().__init__(conf, settings, probe)
         self._incremental = settings.group_protocol == "consumer"
         self._unplaced: set[TopicPartition] = set()  # owned, not yet sought
 
@@ -239,8 +253,8 @@ class ConfluentConsumer(_Fetching):
     ) -> None:
         def assigned(client: ck.Consumer, native: list[ck.TopicPartition]) -> None:
             partitions = _ours(native)
-            # Left to itself the client would look up a start, and a partition it found without one could never
-            # be sought. Any explicit offset avoids that; as it is paused, nothing is read there.
+            # Left to itself the client would look up a start, and a partition it found without one could
+            # never be sought. Any explicit offset avoids that; as it is paused, nothing is read there.
             starts = [_native(partition, 0) for partition in partitions]
             if self._incremental:
                 client.incremental_assign(starts)
@@ -284,7 +298,7 @@ class ConfluentConsumer(_Fetching):
                 self._client.seek(_native(partition, offset))
                 break
             except ck.KafkaException as error:
-                # For about a millisecond after the assignment the client cannot seek yet, and offers no event.
+                # For about a millisecond after the assignment it cannot seek yet, and offers no event.
                 starting = error.args[0].name() == "_STATE" and partition in self.assignment()
                 if not starting or time.monotonic() > deadline:
                     _raise(error, BrokerUnavailable)
@@ -396,10 +410,9 @@ class ConfluentProducer:
 class ConfluentAdmin:
     """`interface.Admin` on Kafka."""
 
-    def __init__(self, conf: Mapping[str, Any], settings: ClientSettings) -> None:
+    def __init__(self, conf: Mapping[str, Any], settings: ClientSettings, probe: _Probe) -> None:
         self._client = AdminClient({k: v for k, v in conf.items() if k != "logger"}, logger=conf["logger"])
-        # The one question the admin client cannot answer, both ends of a partition, goes to a reader.
-        self._reader = ConfluentReader({**conf, **_FETCHING, "group.id": "crossdock.reader"}, settings)
+        self._probe = probe
         self._timeout_s = settings.query_timeout_s
 
     def cluster_id(self) -> str:
@@ -463,7 +476,7 @@ class ConfluentAdmin:
             self._answer(future)
 
     def watermarks(self, partition: TopicPartition) -> Watermarks:
-        return self._reader.watermarks(partition)
+        return self._probe.watermarks(partition)
 
     def group_offsets(self, group: str) -> dict[TopicPartition, int]:
         request = [ck.ConsumerGroupTopicPartitions(group)]
@@ -486,7 +499,6 @@ class ConfluentAdmin:
                 _raise_error(native.error, BrokerUnavailable)
 
     def close(self) -> None:
-        self._reader.close()
         del self._client
 
     def _native_description(self, topic: str) -> Any:

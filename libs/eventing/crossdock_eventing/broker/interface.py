@@ -55,7 +55,8 @@ OnDelivery: TypeAlias = Callable[[TopicPartition, int], None]
 class Consumer(Protocol):
     """A member of a consumer group: read committed, never commits by itself, range-assigned.
 
-    Fetching starts at the group's committed offset unless the caller has sought.
+    It never chooses where to start: a newly assigned partition is paused and has no position. The owner asks
+    `committed()`, restores its store, seeks, resumes.
     """
 
     def subscribe(
@@ -70,8 +71,8 @@ class Consumer(Protocol):
 
         The callbacks run inside `poll` (and `close`, for on_revoke) and nowhere else. Each gets the
         partitions that come or go, never an empty list; a rebalance is incremental, so partitions not named
-        stay as they are. `on_assign` runs after the partitions were added: it may pause, seek and query
-        them. `on_revoke` runs while they are still ours; in `on_lost` they already belong to another.
+        stay as they are. `on_assign` runs after the partitions were added, paused: it may query, seek and
+        resume them. `on_revoke` runs while they are still ours; in `on_lost` they already belong to another.
         """
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
@@ -88,7 +89,10 @@ class Consumer(Protocol):
         """
 
     def resume(self, partitions: Sequence[TopicPartition]) -> None:
-        """Return records of these owned partitions again, from their position."""
+        """Return records of these owned partitions, from their position.
+
+        Raises OffsetMissing for one that was not sought since it was assigned.
+        """
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Continue an owned partition at `offset`. Raises BrokerUnavailable."""
@@ -103,7 +107,7 @@ class Consumer(Protocol):
         """The partitions owned now. Changes inside `poll` only."""
 
     def position(self, partition: TopicPartition) -> int | None:
-        """The offset `poll` would continue at, None before the first record or seek.
+        """The offset `poll` would continue at, None before the first record read since the seek.
 
         It runs ahead of processing and stays ahead after an abort: never commit it (`SHELL` rule: own book).
         """
