@@ -1,6 +1,6 @@
 """Where Kafka and the schema registry are: the environment's word, else the local defaults.
 
-Everything that needs an address imports it from here: the command line, the fixtures, the broker, the registry.
+Everything that needs an address imports it from here: command line, fixtures, broker, registry.
 """
 
 import os

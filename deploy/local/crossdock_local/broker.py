@@ -1,8 +1,8 @@
 """One Apache Kafka broker in KRaft mode from plain jars, on loopback.
 
-`crossdock up` starts it detached (`start_detached`); tests hold it as a context manager (`LocalKafka`). Settings are
-for one machine: replication 1, small internal topics, short group and transaction time-outs, so that a crashed
-process's partitions move within seconds.
+`crossdock up` starts it detached (`start_detached`); tests hold it as a context manager (`LocalKafka`).
+Settings are for one machine: replication 1, small internal topics, short group and transaction time-outs, so
+that a crashed process's partitions move within seconds.
 """
 
 import base64
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Self
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -159,7 +160,7 @@ class LocalKafka:
             processes.stop_children([self._process], grace_s=grace_s)
             self._process = None
 
-    def __enter__(self) -> "LocalKafka":
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -196,10 +197,10 @@ def wait_until_ready(settings: BrokerSettings, exit_code: Callable[[], int | Non
 
 def answers(bootstrap: str, *, timeout_s: float) -> bool:
     """Whether a cluster answers a metadata request at `bootstrap`."""
-    quiet = {"bootstrap.servers": bootstrap, "log_level": 0, "socket.connection.setup.timeout.ms": 1000}
     try:
         # Without an error callback librdkafka prints each refused connection.
-        admin = AdminClient({**quiet, "error_cb": lambda _: None})
+        quiet: dict[str, Any] = {"bootstrap.servers": bootstrap, "log_level": 0, "error_cb": lambda _: None}
+        admin = AdminClient(quiet)
         return bool(admin.list_topics(timeout=timeout_s).brokers)
     except KafkaException:
         return False

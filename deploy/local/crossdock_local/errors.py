@@ -2,4 +2,4 @@
 
 
 class LocalError(Exception):
-    """Something the user can put right: a missing tool, a taken port, a setting. One line, saying what to do."""
+    """Something the user can put right (a tool, a port, a setting): one line, saying what to do."""

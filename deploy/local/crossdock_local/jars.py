@@ -1,7 +1,7 @@
 """Fetching the broker's jars through Maven, once, and finding Java.
 
-Called by `broker` before the first start. `pom.xml` beside this module says which jars; Maven's own configuration
-says from where.
+Called by `broker` before the first start. `pom.xml` beside this module says which jars; Maven's own
+configuration says from where.
 """
 
 import fcntl
@@ -24,8 +24,8 @@ _STAMP = "pom.sha256"
 def ensure_jars(library: Path, announce: Callable[[str], None] = lambda _: None) -> Path:
     """Make `library` hold the jars that `pom.xml` names, and return it.
 
-    Nothing is fetched when they are there already. Safe to call from several processes at once. Raises LocalError
-    when Maven is missing or fails.
+    Nothing is fetched when they are there already. Safe to call from several processes at once.
+    Raises LocalError when Maven is missing or fails.
     """
     wanted = hashlib.sha256(POM.read_bytes()).hexdigest()
     if _stamp(library) == wanted:
@@ -52,7 +52,7 @@ def ensure_jars(library: Path, announce: Callable[[str], None] = lambda _: None)
 
 
 def find_java(environ: Mapping[str, str] = os.environ) -> str:
-    """The path of a Java 17+ launcher: `JAVA_HOME`'s, else the one on PATH. Raises LocalError when there is none."""
+    """The path of a Java 17+ launcher: `JAVA_HOME`'s, else the one on PATH. Raises LocalError without one."""
     home = environ.get("JAVA_HOME")
     candidate = str(Path(home) / "bin" / "java") if home else "java"
     java = shutil.which(candidate, path=environ.get("PATH"))

@@ -1,7 +1,8 @@
 """Starting child processes, remembering them in pid files, and stopping exactly those.
 
-Used by the broker, by `cluster` (detached processes of `crossdock up`) and by the supervisor. A pid file holds
-the pid *and* the process's start mark, so that a pid the system has given to another program is never signalled.
+Used by the broker, by `cluster` (detached processes of `crossdock up`) and by the supervisor. A pid file
+holds the pid *and* the process's start mark, so that a pid the system has since given to another program is
+never signalled.
 """
 
 import contextlib
@@ -50,7 +51,7 @@ def spawn(
             stderr=subprocess.STDOUT,
             env=None if environment is None else dict(environment),
             start_new_session=True,
-            preexec_fn=_parent_death_hook() if die_with_parent else None,  # noqa: PLW1509 (prctl only)
+            preexec_fn=_parent_death_hook() if die_with_parent else None,
         )
 
 
