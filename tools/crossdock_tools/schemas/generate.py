@@ -7,6 +7,7 @@ The envelope `meta` is not part of them: the shell adds it when it publishes. A 
 
 from __future__ import annotations
 
+import json
 import keyword
 import re
 from dataclasses import dataclass, field, replace
@@ -188,6 +189,8 @@ def _record_text(schema: Schema, contract: Contract | None, repository: Reposito
             names = {member["name"] for member in members}
             correlating = next((name for name in _CORRELATING_FIELDS if name in names), None)
             lines.append(f"    CORRELATION: ClassVar[str | None] = {_quoted(correlating)}")
+        text = json.dumps(repository.latest[full_name].schema, separators=(",", ":"), ensure_ascii=False)
+        lines.append(f"    AVSC: ClassVar[str] = {text!r}")
         lines.append("")
     for member in members:
         lines.append(f"    {member['name']}: {_annotation(member, module)}{_default(member)}")
