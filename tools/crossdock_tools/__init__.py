@@ -1,0 +1,1 @@
+"""The `crossdock` command line: `main` puts the command groups together, one module or package each."""

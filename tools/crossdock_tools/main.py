@@ -1,0 +1,39 @@
+"""The `crossdock` command: the composition root that puts the command groups together.
+
+Each group is a module whose commands import what is heavy only when they run, so that `crossdock --help`
+stays fast. A group with its own failures that a user can put right adds their class to `ANTICIPATED`.
+"""
+
+import sys
+
+import typer
+
+from crossdock_local.errors import LocalError
+from crossdock_tools import infrastructure
+
+ANTICIPATED: tuple[type[Exception], ...] = (LocalError,)
+
+app = typer.Typer(
+    name="crossdock",
+    help="Run and operate the Crossdock event backbone.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("up")(infrastructure.up)
+app.command("down")(infrastructure.down)
+app.command("status")(infrastructure.status)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error and exit code 1, no traceback."""
+    try:
+        app()
+    except ANTICIPATED as error:
+        print(f"crossdock: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
