@@ -1,0 +1,9 @@
+"""Run the service: `python -m crossdock_erp_poster`."""
+
+from crossdock_eventing.process import run
+
+from crossdock_erp_poster.service import service
+from crossdock_erp_poster.settings import Settings
+
+if __name__ == "__main__":
+    run(service(Settings()))

@@ -1,0 +1,257 @@
+"""Domain facts become business documents: which document, under which key, after which predecessor.
+
+Called by `decide`. Pure. The keys are a function of the fact alone, so one fact always means the same
+document.
+
+Amounts are what the seller may claim or owes (goods - discount + seller's tax). Facilitator tax is carried on
+the lines as information and is part of no amount, on invoices and credit memos alike: it is never our
+liability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import assert_never
+
+from crossdock_canonical.identity import Sku
+from crossdock_canonical.money import Amounts
+from crossdock_canonical.records import (
+    CreditGranted,
+    DocumentType,
+    OrderAmended,
+    OrderCancelled,
+    OrderReleased,
+    OrderShipped,
+    PaymentRecorded,
+    RefundRecorded,
+    SettlementProved,
+    StockMoved,
+)
+from crossdock_erp_poster.model import Policy
+from crossdock_erp_poster.state_records import DocumentLine, PendingDocument
+
+Fact = (
+    OrderReleased
+    | OrderAmended
+    | OrderShipped
+    | PaymentRecorded
+    | CreditGranted
+    | RefundRecorded
+    | OrderCancelled
+    | SettlementProved
+    | StockMoved
+)
+
+
+def chain_of(fact: Fact) -> str:
+    """The state key: the chain whose documents depend on one another."""
+    if isinstance(fact, StockMoved):
+        return f"stock:{fact.sku}"
+    if isinstance(fact, SettlementProved):
+        return f"settlement:{fact.settlement_id}"
+    return f"order:{fact.order_id}"
+
+
+def documents_of(fact: Fact, *, now: datetime, policy: Policy) -> tuple[PendingDocument, ...]:
+    """Every document that the fact calls for, predecessor first. The fact is known to call for one."""
+    wait_until = now + policy.predecessor_deadline
+    match fact:
+        case OrderReleased():
+            return (
+                PendingDocument(
+                    document_type=DocumentType.SALES_ORDER,
+                    business_key=sales_order_key(fact.order_id, fact.release),
+                    wait_until=wait_until,
+                    amount_minor=sum(line.amounts.receivable for line in fact.lines) + _charges(fact),
+                    currency=fact.currency,
+                    lines=(
+                        *(
+                            _line(line.line_id, line.amounts, sku=line.sku, units=line.units)
+                            for line in fact.lines
+                        ),
+                        *_charge_lines(fact),
+                    ),
+                ),
+            )
+        case OrderShipped():
+            delivery = PendingDocument(
+                document_type=DocumentType.DELIVERY,
+                business_key=f"delivery/{fact.order_id}/{fact.shipment_id}",
+                # Release 0 was never released (till, marketplace-fulfilled): it has no sales order.
+                after=sales_order_key(fact.order_id, fact.release) if fact.release else "",
+                wait_until=wait_until,
+                lines=tuple(
+                    DocumentLine(
+                        position=line.line_id,
+                        sku=line.sku,
+                        units=line.units,
+                        stock_location=fact.location or "",
+                    )
+                    for line in fact.lines
+                ),
+            )
+            invoice = PendingDocument(
+                document_type=DocumentType.INVOICE,
+                business_key=f"{_invoices(fact.order_id)}{fact.shipment_id}",
+                after=delivery.business_key,
+                wait_until=wait_until,
+                amount_minor=sum(line.amounts.receivable for line in fact.lines) + _charges(fact),
+                currency=fact.currency,
+                lines=(
+                    *(
+                        _line(line.line_id, line.amounts, sku=line.sku, units=line.units)
+                        for line in fact.lines
+                    ),
+                    *_charge_lines(fact),
+                ),
+            )
+            return delivery, invoice
+        case OrderAmended():
+            return (
+                PendingDocument(
+                    document_type=DocumentType.SALES_ORDER_CHANGE,
+                    business_key=_change_key(fact.order_id, fact.amendment_id),
+                    after=_sales_orders(fact.order_id),
+                    wait_until=wait_until,
+                    amount_minor=sum(line.amounts.receivable for line in fact.lines),
+                    currency=fact.lines[0].amounts.currency if fact.lines else "",
+                    lines=tuple(
+                        _line(line.line_id, line.amounts, sku=line.sku, units=line.units)
+                        for line in fact.lines
+                    ),
+                ),
+            )
+        case OrderCancelled():
+            return (
+                PendingDocument(
+                    document_type=DocumentType.SALES_ORDER_CHANGE,
+                    # An amendment and a cancellation of one id are one change of the sales order.
+                    business_key=_change_key(fact.order_id, fact.cancel_id),
+                    after=_sales_orders(fact.order_id),
+                    wait_until=wait_until,
+                    lines=tuple(
+                        DocumentLine(position=line.line_id, sku=Sku(""), units=-line.units)
+                        for line in fact.lines
+                    ),
+                ),
+            )
+        case PaymentRecorded():
+            # A capture of ours pays one shipment; other money pays whatever is invoiced first.
+            of_shipment = fact.payment_id.removeprefix(f"{fact.order_id}/capture/")
+            shipment = "" if of_shipment == fact.payment_id else of_shipment
+            return (
+                PendingDocument(
+                    document_type=DocumentType.PAYMENT,
+                    business_key=f"payment/{fact.order_id}/{fact.payment_id}",
+                    after=f"{_invoices(fact.order_id)}{shipment}",
+                    optional_predecessor=True,
+                    wait_until=now + policy.on_account_after,
+                    amount_minor=fact.amount.minor,
+                    currency=fact.amount.currency,
+                ),
+            )
+        case RefundRecorded():
+            return (
+                PendingDocument(
+                    document_type=DocumentType.PAYMENT,
+                    business_key=f"refund/{fact.order_id}/{fact.refund_id}",
+                    after=_invoices(fact.order_id),
+                    optional_predecessor=True,
+                    wait_until=now + policy.on_account_after,
+                    amount_minor=-fact.amount.minor,
+                    currency=fact.amount.currency,
+                ),
+            )
+        case CreditGranted():
+            adjustment = Amounts(currency=fact.currency, goods=fact.adjustment_minor)
+            return (
+                PendingDocument(
+                    document_type=DocumentType.CREDIT_MEMO,
+                    business_key=f"credit_memo/{fact.order_id}/{fact.credit_id}",
+                    after=_invoices(fact.order_id),
+                    wait_until=wait_until,
+                    amount_minor=sum(line.amounts.receivable for line in fact.lines) + fact.adjustment_minor,
+                    currency=fact.currency,
+                    lines=(
+                        *(
+                            _line(line.line_id, line.amounts, sku=line.sku, units=line.units)
+                            for line in fact.lines
+                        ),
+                        *([_line("other", adjustment)] if fact.adjustment_minor else []),
+                    ),
+                ),
+            )
+        case SettlementProved():
+            return (
+                PendingDocument(
+                    document_type=DocumentType.SETTLEMENT_JOURNAL,
+                    # The digest tells a corrected file's journal from a repeated one.
+                    business_key=f"settlement_journal/{fact.settlement_id}/{fact.sha256}",
+                    wait_until=wait_until,
+                    amount_minor=fact.declared_minor,
+                    currency=fact.currency,
+                    lines=tuple(
+                        DocumentLine(position=line.account, sku=Sku(""), net_minor=line.amount_minor)
+                        for line in fact.journal
+                    ),
+                ),
+            )
+        case StockMoved():
+            return (
+                PendingDocument(
+                    document_type=DocumentType.STOCK_ADJUSTMENT,
+                    business_key=f"stock_adjustment/{fact.sku}/{fact.location}/{fact.bucket}/{fact.ref}",
+                    wait_until=wait_until,
+                    lines=(
+                        DocumentLine(
+                            position=fact.bucket,
+                            sku=fact.sku,
+                            units=fact.delta,
+                            stock_location=fact.location,
+                        ),
+                    ),
+                    book_version=fact.version,
+                ),
+            )
+        case _:
+            assert_never(fact)
+
+
+def sales_order_key(order_id: str, release: int) -> str:
+    """Business key of the sales order of one release."""
+    return f"{_sales_orders(order_id)}{release}"
+
+
+def _sales_orders(order_id: str) -> str:
+    return f"sales_order/{order_id}/"
+
+
+def _invoices(order_id: str) -> str:
+    return f"invoice/{order_id}/"
+
+
+def _change_key(order_id: str, change_id: str) -> str:
+    return f"sales_order_change/{order_id}/{change_id}"
+
+
+def _line(position: str, amounts: Amounts, *, sku: str = "", units: int = 0) -> DocumentLine:
+    return DocumentLine(
+        position=position,
+        sku=Sku(sku),
+        units=units,
+        net_minor=amounts.net,
+        tax_minor=amounts.tax,
+        facilitator_tax_minor=amounts.facilitator_tax,
+    )
+
+
+def _charges(fact: OrderReleased | OrderShipped) -> int:
+    return (0 if fact.shipping is None else fact.shipping.receivable) + fact.other_minor
+
+
+def _charge_lines(fact: OrderReleased | OrderShipped) -> Iterable[DocumentLine]:
+    if fact.shipping is not None:
+        yield _line("shipping", fact.shipping)
+    if fact.other_minor:
+        yield _line("other", Amounts(currency=fact.currency, goods=fact.other_minor))
