@@ -13,7 +13,9 @@ LocationId = NewType("LocationId", str)
 LineId = NewType("LineId", str)
 
 _NAMESPACE = uuid5(NAMESPACE_URL, "urn:crossdock")
-_SEPARATOR = "\x1f"  # ASCII unit separator: cannot occur in an identifier, so ("a", "bc") and ("ab", "c") differ.
+_SEPARATOR = (
+    "\x1f"  # ASCII unit separator: cannot occur in an identifier, so ("a", "bc") and ("ab", "c") differ.
+)
 
 
 def deterministic_id(*parts: str) -> str:

@@ -1,7 +1,7 @@
 """Given / when / then for deciders: core tests read as the specification and use no mocks.
 
-    spec = Specification(decide=decide, evolve=evolve)
-    spec.after(order_received).when(stock_reserved, now=T0).then(OrderReleased(...))
+spec = Specification(decide=decide, evolve=evolve)
+spec.after(order_received).when(stock_reserved, now=T0).then(OrderReleased(...))
 """
 
 from __future__ import annotations

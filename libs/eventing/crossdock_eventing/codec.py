@@ -123,7 +123,9 @@ class Codec:
         if framed is not None:
             return self._reader_from_header(framed), 0
         if len(value) < _FRAME.size:
-            raise Undecodable("contract.bad_framing", f"{len(value)} bytes are too short for the registry framing")
+            raise Undecodable(
+                "contract.bad_framing", f"{len(value)} bytes are too short for the registry framing"
+            )
         magic, schema_id = _FRAME.unpack_from(value)
         if magic != _MAGIC_ID:
             raise Undecodable("contract.bad_framing", f"magic byte {magic} is not the registry framing")
@@ -138,7 +140,9 @@ class Codec:
                 guid = str(UUID(bytes=framed[1:]))
                 reader = self._by_guid[framed] = self._make_reader(lambda: self._registry.by_guid(guid))
             return reader
-        raise Undecodable("contract.bad_framing", f"{_SCHEMA_HEADER} holds {len(framed)} bytes of no known form")
+        raise Undecodable(
+            "contract.bad_framing", f"{_SCHEMA_HEADER} holds {len(framed)} bytes of no known form"
+        )
 
     def _reader_by_id(self, schema_id: int) -> _Reader:
         reader = self._readers.get(schema_id)
@@ -152,8 +156,14 @@ class Codec:
         except UnknownSchema as error:
             raise Undecodable("contract.unknown_schema", str(error)) from None
         except ValueError as error:
-            raise Undecodable("contract.unknown_schema", f"the registry's answer is no schema: {error}") from None
-        name = f"{writer.get('namespace', '')}.{writer.get('name', '')}" if isinstance(writer, dict) else str(writer)
+            raise Undecodable(
+                "contract.unknown_schema", f"the registry's answer is no schema: {error}"
+            ) from None
+        name = (
+            f"{writer.get('namespace', '')}.{writer.get('name', '')}"
+            if isinstance(writer, dict)
+            else str(writer)
+        )
         kind = self._kinds.get(name)
         if kind is None:
             raise Undecodable("contract.unexpected_type", f"{name} is not read here")

@@ -70,7 +70,7 @@ class MemoryRegistry:
         self._ids: dict[str, int] = {}
         self._schemas: dict[int, str] = {}
 
-    def id_of(self, subject: str, schema: str) -> int:
+    def id_of(self, subject: str, schema: str) -> int:  # noqa: ARG002 - one id per schema, as in a registry
         canonical = json.dumps(json.loads(schema), sort_keys=True)
         if canonical not in self._ids:
             self._ids[canonical] = len(self._ids) + 1

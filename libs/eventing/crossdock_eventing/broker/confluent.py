@@ -85,8 +85,12 @@ _TRANSIENT: Final = frozenset(
 class ClientSettings:
     """What may differ between local, test and production clusters.
 
-    `group_protocol` "consumer" is KIP-848 (Kafka 4.0+), where the broker owns the session time-out;
-    "classic" takes `session_timeout_ms` from here. `transaction_timeout_ms` stays below the session
+    `group_protocol` "consumer" is KIP-848 (Kafka 4.0+): the broker owns the session time-out, a rebalance
+    names only what moves, and the twin of a live static member is refused. "classic" is for older brokers: a
+    rebalance takes everything and gives it anew, a twin fences the member that was there, and
+    `session_timeout_ms` counts.
+
+    `transaction_timeout_ms` stays below the session
     time-out: a dead owner's open transaction hides its successor's output. `query_timeout_s` exceeds it, as
     `committed()` waits for transactions. `extra` goes to every client: security settings.
     """
@@ -167,6 +171,8 @@ _FETCHING: Final[dict[str, Any]] = {
     "auto.offset.reset": "error",
     "enable.partition.eof": False,
     "retry.backoff.ms": 1,
+    # A resumed partition waits for the fetch under way: the default keeps it waiting for half a second.
+    "fetch.wait.max.ms": 100,
     # Bounds what is prefetched to 16 MiB a process; the defaults allow 64 MiB.
     "queued.min.messages": 10_000,
     "queued.max.messages.kbytes": 16_384,
@@ -185,6 +191,7 @@ class _Probe:
         self._timeout_s = timeout_s
 
     def watermarks(self, partition: TopicPartition) -> Watermarks:
+        self._client.poll(0)  # hands on its log lines; it has no records
         low, high = _translated(
             lambda: self._client.get_watermark_offsets(_native(partition), timeout=self._timeout_s),
             BrokerUnavailable,
@@ -253,9 +260,7 @@ class ConfluentConsumer(_Fetching):
     ) -> None:
         def assigned(client: ck.Consumer, native: list[ck.TopicPartition]) -> None:
             partitions = _ours(native)
-            # Left to itself the client would look up a start, and a partition it found without one could
-            # never be sought. Any explicit offset avoids that; as it is paused, nothing is read there.
-            starts = [_native(partition, 0) for partition in partitions]
+            starts = self._ends(partitions)
             if self._incremental:
                 client.incremental_assign(starts)
             else:
@@ -281,6 +286,25 @@ class ConfluentConsumer(_Fetching):
         self._client.subscribe(
             list(topics), on_assign=assigned, on_revoke=gone(on_revoke), on_lost=gone(on_lost)
         )
+
+    def _ends(self, partitions: Sequence[TopicPartition]) -> list[ck.TopicPartition]:
+        """Where newly assigned partitions wait, paused, to be sought: at the number their log ends with now.
+
+        Left to itself the client would look up the committed offset, and a partition it finds without one, or
+        with one outside the log, can never be sought again. Given a symbolic start (OFFSET_END) it would look
+        that up, and an answer that comes after the seek overrides it: 8 of 50 times, records were skipped.
+        """
+        asked = [_native(partition, ck.OFFSET_END) for partition in partitions]
+        if not asked:
+            return []
+        ends = _translated(
+            lambda: self._client.offsets_for_times(asked, timeout=self._settings.query_timeout_s),
+            BrokerUnavailable,
+        )
+        for end in ends:
+            if end.error is not None:
+                _raise_error(end.error, BrokerUnavailable)
+        return ends
 
     def pause(self, partitions: Sequence[TopicPartition]) -> None:
         self._client.pause([_native(partition) for partition in partitions])
@@ -506,6 +530,7 @@ class ConfluentAdmin:
         return self._answer(future)
 
     def _answer(self, future: "Future[Any]") -> Any:
+        self._client.poll(0)  # hands on its log lines
         return _translated(lambda: future.result(self._timeout_s), BrokerUnavailable)
 
     def _await_metadata(self, holds: Callable[[dict[str, TopicMetadata]], bool]) -> None:
@@ -602,3 +627,11 @@ class _ClientLog:
 
 def _log_client_error(error: ck.KafkaError) -> None:
     log.warning("broker.client_error", code=error.name(), reason=error.str())
+
+
+def native_partition_for(key: bytes, partitions: int) -> int:
+    """`partitioner.partition_for` by the client's own code, twenty times as fast; the factory proves that
+    they agree.
+    """
+    partition: int = ck.murmur2(key, partitions)
+    return partition

@@ -1,0 +1,121 @@
+"""Broadcast tables: compacted topics that every instance reads in full, by a reader of its own that joins no group.
+
+They are drained before a transaction begins and frozen while it runs. What they say is advice, but for one thing: a row that
+is missing may only be late. A decision that missed a row is therefore made again once the table was read up to an end that
+was asked for after the message had been polled; only then is the row known not to exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from crossdock_eventing.broker.interface import Broker, TopicPartition
+from crossdock_eventing.codec import Codec, Undecodable
+from crossdock_eventing.envelope import header
+
+_DRAIN = 5_000
+
+
+class TableView:
+    """One table as a decider sees it (`Lookup`): rows by the first part of their key, in key order."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._frozen: dict[str, tuple[Any, ...]] = {}
+        self.missed = False
+
+    def __call__(self, group: str) -> tuple[Any, ...]:
+        found = self._frozen.get(group)
+        if found is None:
+            rows = self._rows.get(group)
+            if not rows:
+                self.missed = True
+                return ()
+            found = self._frozen[group] = tuple(rows[key] for key in sorted(rows))
+        return found
+
+    def put(self, key: str, row: Any | None) -> None:
+        """Set a row, or delete it (a tombstone)."""
+        group = key.split("|", 1)[0]
+        self._frozen.pop(group, None)
+        if row is None:
+            self._rows.get(group, {}).pop(key, None)
+        else:
+            self._rows.setdefault(group, {})[key] = row
+
+    def __len__(self) -> int:
+        return sum(len(rows) for rows in self._rows.values())
+
+
+class Tables:
+    """Every broadcast table of one service. `views` are the keyword arguments of its decider."""
+
+    def __init__(self, broker: Broker, codec: Codec, tables: Mapping[str, type[Any]]) -> None:
+        """Raises BrokerRefused when a table's topic does not exist."""
+        self.views = {name: TableView() for name in tables}
+        self._codec = codec
+        self._by_type = {kind.SCHEMA.encode(): self.views[name] for name, kind in tables.items()}
+        self._by_topic = {kind.TOPIC: self.views[name] for name, kind in tables.items()}
+        self._reader = broker.reader() if tables else None
+        self._partitions: list[TopicPartition] = []
+        self._undecodable = 0
+        if self._reader is not None:
+            admin = broker.admin()
+            self._partitions = [
+                TopicPartition(topic, partition)
+                for topic in sorted(self._by_topic)
+                for partition in range(admin.partitions(topic))
+            ]
+            admin.close()
+            self._reader.assign({each: self._reader.watermarks(each).low for each in self._partitions})
+
+    @property
+    def undecodable(self) -> int:
+        """Rows that could not be read and were left out."""
+        return self._undecodable
+
+    def drain(self) -> None:
+        """Take what has already arrived, without waiting."""
+        if self._reader is not None:
+            while self._take(0.0) == _DRAIN:
+                pass
+
+    def catch_up(self) -> None:
+        """Read up to the ends as they are now. Blocks for as long as that takes."""
+        if self._reader is None:
+            return
+        ends = {each: self._reader.watermarks(each).high for each in self._partitions}
+        while any(self._reader.position(each) < end for each, end in ends.items()):
+            self._take(0.05)
+
+    def missed(self) -> bool:
+        """Whether a row was missing since `forget_misses`."""
+        return any(view.missed for view in self.views.values())
+
+    def forget_misses(self) -> None:
+        for view in self.views.values():
+            view.missed = False
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+
+    def _take(self, timeout_s: float) -> int:
+        assert self._reader is not None
+        records = self._reader.poll(_DRAIN, timeout_s)
+        for record in records:
+            if record.key is None:
+                continue
+            key = record.key.decode(errors="replace")
+            if record.value is None:
+                self._by_topic[record.topic].put(key, None)
+                continue
+            view = self._by_type.get(
+                header(record.headers, "event_type") or b"", self._by_topic[record.topic]
+            )
+            try:
+                view.put(key, self._codec.decode(record.value, record.headers)[1])
+            except Undecodable:
+                self._undecodable += 1
+        return len(records)

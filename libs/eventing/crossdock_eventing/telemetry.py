@@ -1,0 +1,199 @@
+"""What a service shows of itself: JSON logs, Prometheus metrics, OpenTelemetry traces.
+
+The worker reports here; `health` serves it. Spans follow the OpenTelemetry messaging semantic conventions. A span is recorded
+only where the edge sampled the trace, the context is propagated always: recording costs more than the work it measures.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+import structlog
+from opentelemetry import trace as otel
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from crossdock_eventing.broker.interface import Record
+from crossdock_eventing.envelope import header
+
+#: Every metric of a service. The names are a contract: dashboards and alerts use them.
+MetricName = Literal[
+    "crossdock_messages_total",  # messages and timers settled in committed transactions
+    "crossdock_transactions_total",  # committed transactions
+    "crossdock_transaction_seconds",  # from begin to committed
+    "crossdock_decisions_total",  # events decided, by type; of ignored input, by code
+    "crossdock_dead_letters_total",  # messages given up on, by code
+    "crossdock_rewinds_total",  # transactions dropped and read again
+    "crossdock_tasks",  # partitions that this instance works on
+    "crossdock_buffered_messages",  # polled and not yet decided
+]
+METRIC_NAMES: tuple[str, ...] = get_args(MetricName)
+
+_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+@dataclass(slots=True)
+class Trace:
+    """The trace context of one message; `traceparent` goes on to its outputs."""
+
+    traceparent: bytes
+    span: Span | None
+
+    def end(self) -> None:
+        if self.span is not None:
+            self.span.end()
+
+
+class Telemetry:
+    """Counters of one service instance, and its heartbeat."""
+
+    def __init__(self, service: str) -> None:
+        self.registry = CollectorRegistry()
+        self._service = service
+        self._messages = Counter(
+            _name("crossdock_messages_total"), "Settled messages and timers", registry=self.registry
+        )
+        self._transactions = Counter(
+            _name("crossdock_transactions_total"), "Committed transactions", registry=self.registry
+        )
+        self._seconds = Histogram(
+            _name("crossdock_transaction_seconds"),
+            "Begin to committed",
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._decisions = Counter(
+            _name("crossdock_decisions_total"), "Decided events", ["event", "code"], registry=self.registry
+        )
+        self._dead_letters = Counter(
+            _name("crossdock_dead_letters_total"), "Dead letters", ["code"], registry=self.registry
+        )
+        self._rewinds = Counter(
+            _name("crossdock_rewinds_total"), "Dropped transactions", registry=self.registry
+        )
+        self._tasks = Gauge(_name("crossdock_tasks"), "Partitions worked on", registry=self.registry)
+        self._buffered = Gauge(
+            _name("crossdock_buffered_messages"), "Polled, not decided", registry=self.registry
+        )
+        self._by_event: dict[tuple[str, str], int] = {}
+        self._tracer = otel.get_tracer("crossdock")
+        self.last_beat: datetime | None = None
+        self.ready = False
+
+    def beat(self, now: datetime, *, ready: bool, tasks: int, buffered: int) -> None:
+        """The loop came round."""
+        self.last_beat = now
+        self.ready = ready
+        self._tasks.set(tasks)
+        self._buffered.set(buffered)
+
+    def decided(self, event: Any) -> None:
+        """An event was decided; `code` of an ignored one is kept."""
+        name = (type(event).__name__, getattr(event, "code", ""))
+        self._by_event[name] = self._by_event.get(name, 0) + 1
+
+    def committed(self, messages: int, seconds: float) -> None:
+        """A transaction committed."""
+        self._messages.inc(messages)
+        self._transactions.inc()
+        self._seconds.observe(seconds)
+        for (event, code), count in self._by_event.items():
+            self._decisions.labels(event, code).inc(count)
+        self._by_event.clear()
+
+    def rewound(self) -> None:
+        """A transaction was dropped and its input will be read again."""
+        self._by_event.clear()
+        self._rewinds.inc()
+
+    def dead_lettered(self, code: str) -> None:
+        self._dead_letters.labels(code).inc()
+
+    def continue_trace(self, record: Record, group: str) -> Trace | None:
+        """The trace that the record belongs to; a span is recorded when it was sampled at the edge."""
+        incoming = header(record.headers, "traceparent")
+        if incoming is None:
+            return None
+        if not incoming.endswith(b"-01"):
+            return Trace(incoming, None)
+        context = _span_context(incoming)
+        if context is None:
+            return None
+        span = self._tracer.start_span(
+            f"process {record.topic}",
+            context=otel.set_span_in_context(NonRecordingSpan(context)),
+            kind=SpanKind.CONSUMER,
+            attributes={
+                "messaging.system": "kafka",
+                "messaging.operation.name": "process",
+                "messaging.operation.type": "process",
+                "messaging.destination.name": record.topic,
+                "messaging.destination.partition.id": str(record.partition),
+                "messaging.kafka.offset": record.offset,
+                "messaging.kafka.message.key": (record.key or b"").decode(errors="replace"),
+                "messaging.consumer.group.name": group,
+                "service.name": self._service,
+            },
+        )
+        made = span.get_span_context()
+        if not made.is_valid:
+            return Trace(incoming, None)
+        return Trace(f"00-{made.trace_id:032x}-{made.span_id:016x}-01".encode(), span)
+
+
+def _span_context(traceparent: bytes) -> SpanContext | None:
+    parts = traceparent.split(b"-")
+    if len(parts) != 4:
+        return None
+    try:
+        return SpanContext(
+            int(parts[1], 16), int(parts[2], 16), is_remote=True, trace_flags=TraceFlags(int(parts[3], 16))
+        )
+    except ValueError:
+        return None
+
+
+def _name(name: MetricName) -> str:
+    return name
+
+
+def configure_logging(service: str, level: str = "INFO") -> None:
+    """JSON lines on standard output: time, level, event, service, and whatever was bound."""
+    logging.basicConfig(format="%(message)s", stream=sys.stdout, level=level)
+
+    def add_service(
+        _logger: Any, _method: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        event["service"] = service
+        return event
+
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            add_service,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
+        cache_logger_on_first_use=True,
+    )
+
+
+def configure_tracing(service: str) -> None:
+    """Send spans where `OTEL_EXPORTER_OTLP_ENDPOINT` says; without it nothing is recorded, contexts still propagate."""
+    if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        return
+    provider = TracerProvider(resource=Resource.create({"service.name": service}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    otel.set_tracer_provider(provider)

@@ -1,0 +1,665 @@
+"""The loop of one service instance, one step at a time:
+
+    poll -> keep owned -> begin -> decide, evolve, produce -> send offsets -> commit -> flush -> start calls
+
+`process.run` calls `step` until it is told to stop; tests and the simulator interleave the steps of many workers. The worker
+owns no thread, no clock and no random source. It makes no consumer call between begin and commit, so a rebalance never meets
+an open transaction. Any exception that leaves `step` ends the process; a supervisor restarts it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+
+from crossdock_eventing import names
+from crossdock_eventing.broker.failure import AbortRequired, OffsetMissing, TransactionOutcomeUnknown
+from crossdock_eventing.broker.interface import Broker, Consumer, Producer, Record, TopicPartition
+from crossdock_eventing.broker.partitioner import partition_for
+from crossdock_eventing.clock import Clock, to_micros
+from crossdock_eventing.codec import Codec, Undecodable
+from crossdock_eventing.deadletter import dead_letter_headers
+from crossdock_eventing.envelope import Meta, header, headers, record_key, wrap
+from crossdock_eventing.keyvalue import KeyValue
+from crossdock_eventing.registry import SchemaSource
+from crossdock_eventing.service import Answer, Service
+from crossdock_eventing.state import DueTimer, TaskState
+from crossdock_eventing.tables import Tables
+from crossdock_eventing.task import OFFSETS_KEY, Task
+from crossdock_eventing.telemetry import Telemetry, Trace
+
+log = structlog.get_logger(__name__)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """When a worker commits. Small transactions drown the broker in commits; large ones delay everybody.
+
+    It commits when the input is dry and `commit_interval_s` have passed since the last commit, after `commit_interval_s_max`
+    in any case, or at `batch_max` messages.
+    """
+
+    batch_max: int = 2_000
+    commit_interval_s: float = 0.020
+    commit_interval_s_max: float = 0.100
+    idle_wait_s: float = 0.100
+    calls_wait_s: float = 0.005
+    timers_max: int = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Polled:
+    """A record, and the number of the poll that brought it."""
+
+    record: Record
+    poll: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Cause:
+    """What the outputs of one decision descend from."""
+
+    causation_id: str
+    correlation_id: str
+    attributes: Any
+    trace: Trace | None
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What one transaction has done so far."""
+
+    now: datetime
+    touched: dict[int, Task] = field(default_factory=dict)
+    table_rows: dict[tuple[str, bytes], tuple[Any, Meta, Trace | None]] = field(default_factory=dict)
+    done: int = 0
+
+
+class Worker:
+    """One instance of a service. `step` until done, then `close`.
+
+    open_store: the local store of a partition number; it is closed when the partition leaves.
+    Raises, from the constructor or `step`: Fenced (a twin took over: exit), UnknownSchema, OffsetMissing, BrokerRefused.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        broker: Broker,
+        registry: SchemaSource,
+        clock: Clock,
+        open_store: Callable[[int], KeyValue],
+        ordinal: int = 0,
+        pace: Pace | None = None,
+        telemetry: Telemetry | None = None,
+        partition_of: Callable[[bytes, int], int] = partition_for,
+    ) -> None:
+        self._service = service
+        self._broker = broker
+        self._clock = clock
+        self._open_store = open_store
+        self._pace = pace or Pace()
+        self._telemetry = telemetry or Telemetry(service.name)
+        self._partition_of = partition_of
+        self._group = names.group(service.name)
+        self._transactional_id = names.transactional_id(service.name, ordinal)
+        self._changelog = names.changelog_topic(service.name)
+        self._dead_letters = names.dead_letter_topic(service.name)
+        self._source = f"/crossdock/{service.name}"
+        self._handled = {kind.SCHEMA.encode() for kind in service.inputs}
+        self._topics = sorted({kind.TOPIC for kind in service.inputs})
+        self._outputs = frozenset(service.outputs)
+
+        admin = broker.admin()
+        self._partitions = _partition_count(admin, [*self._topics, self._changelog, self._dead_letters])
+        self._compacted = {
+            kind.TOPIC
+            for kind in service.outputs
+            if "compact" in admin.describe(kind.TOPIC).configs.get("cleanup.policy", "")
+        }
+        self._cluster_id, self._changelog_id = admin.cluster_id(), admin.topic_id(self._changelog)
+        admin.close()
+        self._codec = Codec(
+            registry,
+            written=[
+                *((kind, kind.TOPIC) for kind in service.outputs),
+                *((kind, self._changelog) for kind in service.states),
+            ],
+            read=[*service.inputs, *service.states, *service.tables.values()],
+        )
+        self._tables = Tables(broker, self._codec, service.tables)
+        self._tables.catch_up()
+        self._tables_read_at_poll = 0
+        self._tables_behind = False
+
+        self._tasks: dict[int, Task] = {}
+        self._buffer: deque[_Polled] = deque()
+        self._polls = 0
+        self._dry = True
+        self._now = clock.now()
+        self._last_commit_s = clock.monotonic_s()
+        self._buffer_since_s = 0.0
+        self._ends: dict[TopicPartition, tuple[int, int]] = {}
+        self._answers: list[Answer] = []
+        self._calls: dict[tuple[str, str], int] = {}
+        self._assignment_changed = False
+
+        self._producer: Producer = broker.producer(self._transactional_id)
+        self._producer.init_transactions()
+        self._consumer: Consumer = broker.consumer(
+            self._group, instance_id=names.instance_id(service.name, ordinal)
+        )
+        self._consumer.subscribe(
+            self._topics, on_assign=self._on_assign, on_revoke=self._on_gone, on_lost=self._on_gone
+        )
+
+    # ---- one step
+
+    def step(self, *, wait: bool = True) -> int:
+        """Poll once and, when it is time, run one transaction; returns how many messages and timers it settled.
+
+        wait: False never waits for input (the simulator).
+        """
+        self._now = max(self._now, self._clock.now())
+        self._poll(self._wait_s() if wait else 0.0)
+        self._settle_assignment()
+        if self._service.port is not None:
+            self._answers.extend(self._owned_answers(self._service.port.collect()))
+        self._tables.drain()
+        timers = self._due_timers()
+        self._telemetry.beat(self._now, ready=self.ready, tasks=len(self._tasks), buffered=len(self._buffer))
+        unbooked = any(not task.booked for task in self._tasks.values())
+        if not (timers or self._answers or unbooked or self._buffer_is_due()):
+            return 0
+        return self._transact(timers)
+
+    @property
+    def ready(self) -> bool:
+        """Partitions are assigned and restored, schemas and tables are cached."""
+        return bool(self._tasks) and not self._assignment_changed
+
+    @property
+    def partitions(self) -> frozenset[int]:
+        """Partition numbers that this instance works on."""
+        return frozenset(self._tasks)
+
+    def state(self, key: str) -> Any | None:
+        """The committed state of an entity, if it lives on this instance."""
+        for task in self._tasks.values():
+            found = task.state.get(key)
+            if found is not None:
+                return found
+        return None
+
+    def states(self) -> dict[str, Any]:
+        """Every committed state on this instance, for the auditor and tests."""
+        return {key: task.state.get(key) for task in self._tasks.values() for key in task.state.entities()}
+
+    def close(self) -> None:
+        """Commit nothing more and stop; a static member's partitions wait for its return."""
+        self._consumer.close()
+        self._forget_tasks(list(self._tasks))
+        if self._service.port is not None:
+            self._service.port.close()
+        self._tables.close()
+        self._producer.close()
+
+    # ---- input
+
+    def _poll(self, wait_s: float) -> None:
+        room = self._pace.batch_max - len(self._buffer)
+        if room <= 0:
+            return
+        self._polls += 1
+        records = self._consumer.poll(room, wait_s)
+        self._dry = not records
+        if records and not self._buffer:
+            self._buffer_since_s = self._clock.monotonic_s()
+        self._buffer.extend(_Polled(record, self._polls) for record in records)
+
+    def _wait_s(self) -> float:
+        now_s = self._clock.monotonic_s()
+        if self._buffer:
+            return max(0.0, self._last_commit_s + self._pace.commit_interval_s - now_s)
+        wait = self._pace.calls_wait_s if self._calls else self._pace.idle_wait_s
+        for task in self._tasks.values():
+            due_us = task.state.next_timer_us()
+            if due_us is not None:
+                wait = min(wait, max(0.0, (due_us - to_micros(self._now)) / 1e6, self._pace.calls_wait_s))
+        return wait
+
+    def _buffer_is_due(self) -> bool:
+        if not self._buffer:
+            return False
+        now_s = self._clock.monotonic_s()
+        return (
+            len(self._buffer) >= self._pace.batch_max
+            or (self._dry and now_s - self._last_commit_s >= self._pace.commit_interval_s)
+            or now_s - self._buffer_since_s >= self._pace.commit_interval_s_max
+        )
+
+    def _due_timers(self) -> list[tuple[Task, DueTimer]]:
+        """Timers whose time has come and whose inputs have shown everything older than they are."""
+        found: list[tuple[Task, DueTimer]] = []
+        for task in self._tasks.values():
+            for timer in task.state.timers_until(self._now, self._pace.timers_max - len(found)):
+                if not self._inputs_reached(task, timer.due_us):
+                    break
+                found.append((task, timer))
+            if len(found) >= self._pace.timers_max:
+                break
+        return found
+
+    def _inputs_reached(self, task: Task, due_us: int) -> bool:
+        """Whether no unread input of the task can be older than `due_us`.
+
+        Else a payment waiting in the backlog would lose to its own deadline.
+        """
+        waiting = {each.record.topic for each in self._buffer if each.record.partition == task.partition}
+        for topic in self._topics:
+            if task.shown_ms.get(topic, 0) * 1000 >= due_us:
+                continue
+            if topic in waiting:
+                return False
+            each = TopicPartition(topic, task.partition)
+            asked_us, end = self._ends.get(each, (0, 0))
+            if asked_us < due_us:
+                end = self._consumer.watermarks(each).high
+                self._ends[each] = (to_micros(self._now), end)
+            if max(task.next_offsets.get(topic, 0), self._consumer.position(each) or 0) < end:
+                return False
+        return True
+
+    def _owned_answers(self, answers: Iterable[Answer]) -> list[Answer]:
+        return [answer for answer in answers if (answer.state_key, answer.call_id) in self._calls]
+
+    # ---- the transaction
+
+    def _transact(self, timers: list[tuple[Task, DueTimer]]) -> int:
+        if self._tables_behind:
+            self._tables.catch_up()
+            self._tables_behind = False
+            self._tables_read_at_poll = self._polls
+        started_s = self._clock.monotonic_s()
+        batch = _Batch(now=self._now)
+        try:
+            self._producer.begin()
+            group = self._consumer.group_metadata()
+            self._work_off(batch, timers)
+            batch.touched.update((task.partition, task) for task in self._tasks.values() if not task.booked)
+            if not batch.touched:
+                self._producer.abort()
+                return 0
+            self._write_tables(batch)
+            offsets: dict[TopicPartition, int] = {}
+            for task in batch.touched.values():
+                self._write_changelog(task)
+                offsets.update(task.offsets())
+            # Offsets of every touched task, with or without new input: this is what stops a zombie.
+            self._producer.send_offsets(offsets, group)
+            self._producer.commit()
+        except TransactionOutcomeUnknown as unknown:
+            log.warning("transaction.outcome_unknown", code=unknown.code)
+            self._recover()
+            return 0
+        except AbortRequired as refused:
+            log.warning("transaction.aborted", code=refused.code)
+            self._abandon()
+            return 0
+        self._settle(batch)
+        self._telemetry.committed(batch.done, self._clock.monotonic_s() - started_s)
+        return batch.done
+
+    def _work_off(self, batch: _Batch, timers: list[tuple[Task, DueTimer]]) -> None:
+        """Decide answers, then messages, then timers, until one of them has to wait for a table."""
+        while self._answers:
+            answer = self._answers[0]
+            task = self._tasks[self._calls[answer.state_key, answer.call_id]]
+            cause = _Cause(answer.call_id, answer.state_key, {}, None)
+            if not self._decide(batch, task, answer.state_key, answer.command, cause, self._polls):
+                return
+            self._answers.pop(0)
+            self._calls.pop((answer.state_key, answer.call_id), None)
+        waiting: deque[_Polled] = deque()
+        blocked: set[int] = set()
+        while self._buffer:
+            polled = self._buffer[0]
+            if polled.record.partition in blocked:
+                waiting.append(self._buffer.popleft())
+                continue
+            outcome = self._process(batch, polled)
+            if outcome is _STOP:
+                break
+            self._buffer.popleft()
+            if outcome is _WAIT:
+                blocked.add(polled.record.partition)
+                waiting.append(polled)
+        if waiting:
+            waiting.extend(self._buffer)
+            self._buffer = waiting
+            return
+        if self._buffer:
+            return
+        for task, timer in timers:
+            due = _EPOCH + timedelta(microseconds=timer.due_us)
+            state = task.state.get(timer.key)
+            if state is None or state.timers.get(timer.name) != due:
+                continue  # a message of this transaction moved or removed it
+            causation = f"timer/{timer.key}/{timer.name}/{timer.due_us}"
+            command = self._service.timer(timer.name, due)
+            if not self._decide(
+                batch, task, timer.key, command, _Cause(causation, timer.key, {}, None), self._polls
+            ):
+                return
+
+    def _process(self, batch: _Batch, polled: _Polled) -> object:
+        record = polled.record
+        task = self._tasks.get(record.partition)
+        if task is None:
+            return _DONE
+        if task.blocked_until_s > self._clock.monotonic_s():
+            return _WAIT
+        kind = header(record.headers, "event_type")
+        if kind is not None and kind not in self._handled:
+            self._enter(batch, task, record)
+            return _DONE
+        try:
+            if not record.key:
+                raise Undecodable("contract.missing_key", "keyed topics have non-empty keys")
+            if self._partition_of(record.key, self._partitions) != record.partition:
+                raise Undecodable(
+                    "contract.misrouted_key", f"the key does not belong to partition {record.partition}"
+                )
+            meta, command = self._codec.decode(record.value, record.headers)
+            key = record.key.decode() if self._service.state_key is None else self._service.state_key(command)
+        except (Undecodable, UnicodeDecodeError) as error:
+            code = error.code if isinstance(error, Undecodable) else "contract.bad_key"
+            self._dead_letter(batch, task, record, code=code, detail=str(error), error=error)
+            return _DONE
+        if type(command) not in self._service.inputs:
+            self._enter(batch, task, record)
+            return _DONE
+        trace = self._telemetry.continue_trace(record, self._group)
+        cause = _Cause(meta.event_id, meta.correlation_id, meta.attributes, trace)
+        try:
+            if not self._decide(batch, task, key, command, cause, polled.poll):
+                return _STOP
+        except self._service.retryable as error:
+            task.blocked_until_s = self._clock.monotonic_s() + error.after_s  # type: ignore[attr-defined]
+            log.warning("message.retry_later", correlation_id=meta.correlation_id, detail=str(error))
+            return _WAIT
+        except self._service.rejected as error:
+            self._dead_letter(batch, task, record, code=error.code, detail=error.detail, error=error)  # type: ignore[attr-defined]
+            return _DONE
+        finally:
+            if trace is not None:
+                trace.end()
+        self._enter(batch, task, record)
+        return _DONE
+
+    def _decide(self, batch: _Batch, task: Task, key: str, command: Any, cause: _Cause, poll: int) -> bool:
+        """Decide one command and apply what follows; False when it must wait for a broadcast table."""
+        state = task.state.get(key)
+        self._tables.forget_misses()
+        try:
+            events = self._service.decide(command, state, now=batch.now, **self._tables.views)
+        except (self._service.rejected, self._service.retryable):
+            if self._row_may_be_late(poll):
+                return False
+            raise
+        if self._row_may_be_late(poll):
+            return False
+        outputs = []
+        for event in events:
+            state = self._service.evolve(state, event)
+            if type(event) in self._outputs:
+                outputs.append(event)
+            self._telemetry.decided(event)
+        task.state.set(key, state)
+        batch.touched[task.partition] = task
+        batch.done += 1
+        seen: set[str] = set()
+        for record in outputs:
+            meta = wrap(
+                record,
+                causation_id=cause.causation_id,
+                correlation_id=cause.correlation_id,
+                now=batch.now,
+                source=self._source,
+                attributes=cause.attributes,
+            )
+            assert meta.event_id not in seen, (
+                f"two {record.SCHEMA} of one decision share their identity {record.IDENTITY}"
+            )
+            seen.add(meta.event_id)
+            self._publish(batch, record, meta, cause.trace)
+        return True
+
+    def _row_may_be_late(self, poll: int) -> bool:
+        """Whether the decision missed a table row that the tables, last read up to an end before `poll`, may yet bring."""
+        late = self._tables.missed() and self._tables_read_at_poll < poll
+        if late:
+            self._tables_behind = True
+        return late
+
+    def _publish(self, batch: _Batch, record: Any, meta: Meta, trace: Trace | None) -> None:
+        key = record_key(record).encode()
+        if record.TOPIC in self._compacted:
+            # Only the last value of a key in a transaction can matter to a reader of a table.
+            batch.table_rows[record.TOPIC, key] = (record, meta, trace)
+            return
+        self._produce(record, key, meta, trace)
+
+    def _write_tables(self, batch: _Batch) -> None:
+        for (_, key), (record, meta, trace) in batch.table_rows.items():
+            self._produce(record, key, meta, trace)
+
+    def _produce(self, record: Any, key: bytes, meta: Meta, trace: Trace | None) -> None:
+        self._producer.produce(
+            record.TOPIC,
+            key=key,
+            value=self._codec.encode(record, meta),
+            headers=headers(meta, record.SCHEMA, None if trace is None else trace.traceparent),
+            timestamp_ms=to_micros(meta.recorded_at) // 1000,
+        )
+
+    def _write_changelog(self, task: Task) -> None:
+        for key, value in task.state.changes():
+            self._to_changelog(task, key, value)
+        self._to_changelog(task, OFFSETS_KEY, task.book())
+
+    def _to_changelog(self, task: Task, key: str, value: bytes | None) -> None:
+        self._producer.produce(
+            task.changelog.topic,
+            partition=task.partition,
+            key=key.encode(),
+            value=value,
+            timestamp_ms=to_micros(self._now) // 1000,
+            on_delivery=task.delivered,
+        )
+
+    def _dead_letter(
+        self, batch: _Batch, task: Task, record: Record, *, code: str, detail: str, error: BaseException
+    ) -> None:
+        self._producer.produce(
+            self._dead_letters,
+            partition=task.partition,
+            key=record.key,
+            value=record.value,
+            headers=dead_letter_headers(record, code=code, detail=detail, error=error, group=self._group),
+            timestamp_ms=to_micros(self._now) // 1000,
+        )
+        correlation = header(record.headers, "correlation_id") or b""
+        log.warning(
+            "message.dead_lettered",
+            code=code,
+            detail=detail,
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            correlation_id=correlation.decode(errors="replace"),
+        )
+        self._telemetry.dead_lettered(code)
+        self._enter(batch, task, record)
+
+    def _enter(self, batch: _Batch, task: Task, record: Record) -> None:
+        task.processed(record)
+        batch.touched[task.partition] = task
+        batch.done += 1
+
+    def _settle(self, batch: _Batch) -> None:
+        """The transaction committed: make it durable here, then start what the new states ask of the outside."""
+        now_ms = to_micros(self._now) // 1000
+        for task in batch.touched.values():
+            changed = dict(task.state.changed())
+            task.flush(now_ms)
+            if self._service.calls is not None:
+                for key, state in changed.items():
+                    self._start_calls(task, key, state, fresh=True)
+        self._last_commit_s = self._clock.monotonic_s()
+        if self._buffer:
+            self._buffer_since_s = self._last_commit_s
+
+    def _start_calls(self, task: Task, key: str, state: Any | None, *, fresh: bool) -> None:
+        assert self._service.calls is not None
+        assert self._service.port is not None
+        for call in () if state is None else self._service.calls(state):
+            if (key, call.call_id) not in self._calls:
+                self._calls[key, call.call_id] = task.partition
+                self._service.port.start(key, call, fresh=fresh)
+
+    # ---- when a transaction fails
+
+    def _abandon(self) -> None:
+        """The transaction cannot commit: drop what it changed and read its input again."""
+        try:
+            self._producer.abort()
+        except TransactionOutcomeUnknown:
+            self._recover()
+            return
+        self._rewind()
+
+    def _recover(self) -> None:
+        """Nobody knows whether the transaction landed: fence it, then take from the log what is true.
+
+        The order matters. Closing the producer does not stop a commit that is on its way; init_transactions does. The
+        changelog must be read again because the commit that looked lost has usually landed.
+        """
+        self._producer.close()
+        self._producer = self._broker.producer(self._transactional_id)
+        self._producer.init_transactions()
+        self._rewind()
+
+    def _rewind(self) -> None:
+        self._telemetry.rewound()
+        for task in self._tasks.values():
+            task.state.drop()
+        owned = list(self._tasks.values())
+        # Membership may have changed: only what is still assigned can be sought; the rest goes with the next poll.
+        assigned = self._consumer.assignment()
+        self._place([task for task in owned if self._inputs_of(task.partition) <= assigned])
+
+    # ---- partitions come and go
+
+    def _on_assign(self, _partitions: list[TopicPartition]) -> None:
+        self._assignment_changed = True
+
+    def _on_gone(self, partitions: list[TopicPartition]) -> None:
+        self._assignment_changed = True
+        self._forget_tasks(
+            [number for number in {each.partition for each in partitions} if number in self._tasks]
+        )
+
+    def _forget_tasks(self, numbers: list[int]) -> None:
+        for number in numbers:
+            task = self._tasks.pop(number)
+            task.state.drop()
+            task.state.close()
+        self._buffer = deque(each for each in self._buffer if each.record.partition in self._tasks)
+        gone = {name: partition for name, partition in self._calls.items() if partition not in self._tasks}
+        for name in gone:
+            del self._calls[name]
+        self._answers = self._owned_answers(self._answers)
+        if gone and self._service.port is not None:
+            self._service.port.forget(frozenset(key for key, _ in gone))
+
+    def _inputs_of(self, partition: int) -> frozenset[TopicPartition]:
+        return frozenset(TopicPartition(topic, partition) for topic in self._topics)
+
+    def _settle_assignment(self) -> None:
+        """Start a task once every one of its inputs is here."""
+        if not self._assignment_changed:
+            return
+        assigned = self._consumer.assignment()
+        arrived = [
+            number
+            for number in range(self._partitions)
+            if number not in self._tasks and self._inputs_of(number) <= assigned
+        ]
+        self._assignment_changed = False
+        for number in arrived:
+            self._tasks[number] = Task(
+                partition=number,
+                state=TaskState(self._open_store(number), self._codec, self._service.calls),
+                changelog=TopicPartition(self._changelog, number),
+                cluster_id=self._cluster_id,
+                topic_id=self._changelog_id,
+            )
+        self._place([self._tasks[number] for number in arrived])
+
+    def _place(self, tasks: list[Task]) -> None:
+        """committed() -> restore -> seek -> resume, and forget what was polled before."""
+        if not tasks:
+            return
+        inputs = [each for task in tasks for each in self._inputs_of(task.partition)]
+        self._consumer.pause(inputs)
+        committed = self._consumer.committed(inputs)
+        placed = {task.partition for task in tasks}
+        self._buffer = deque(each for each in self._buffer if each.record.partition not in placed)
+        reader = self._broker.reader()
+        try:
+            for task in tasks:
+                started_s = self._clock.monotonic_s()
+                taken = task.restore(reader, to_micros(self._now) // 1000)
+                starts = task.start_from({each: committed[each] for each in self._inputs_of(task.partition)})
+                for each, offset in starts.items():
+                    if offset is None:
+                        raise OffsetMissing(
+                            "_NO_OFFSET",
+                            f"group {self._group} has no offset for {each}; run `crossdock topics apply`",
+                        )
+                    self._consumer.seek(each, offset)
+                    self._ends.pop(each, None)
+                log.info(
+                    "task.restored",
+                    partition=task.partition,
+                    records=taken,
+                    seconds=round(self._clock.monotonic_s() - started_s, 3),
+                )
+        finally:
+            reader.close()
+        self._consumer.resume(inputs)
+        if self._service.calls is not None:
+            for task in tasks:
+                for key in task.state.keys_with_calls():
+                    self._start_calls(task, key, task.state.get(key), fresh=False)
+
+
+_DONE, _WAIT, _STOP = object(), object(), object()
+
+
+def _partition_count(admin: Any, topics: list[str]) -> int:
+    """The one partition count of a service's topics. Raises ValueError naming the topics that differ."""
+    counts = {topic: admin.partitions(topic) for topic in topics}
+    if len(set(counts.values())) != 1:
+        raise ValueError(f"topics of one service must have one partition count, found {counts}")
+    count: int = next(iter(counts.values()))
+    return count

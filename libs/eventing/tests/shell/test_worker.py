@@ -1,0 +1,252 @@
+"""One step of the loop: what becomes visible together, in which order, under which identity."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from toy import START, Add, Added, Balance, Bench, CounterState, Payment, Rate, Told, partition_of
+
+from crossdock_eventing import names
+from crossdock_eventing.broker.interface import TopicPartition
+from crossdock_eventing.envelope import header
+from crossdock_eventing.service import Answer
+
+
+def add(account: str, amount: int, reference: str = "r1") -> Add:
+    return Add(account=account, reference=reference, amount=amount)
+
+
+def test_outputs_state_and_offsets_commit_together(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.send(add("a", 5, "r1"), add("a", 7, "r2"))
+    bench.settle(worker)
+    assert bench.published(Added) == [
+        Added(account="a", reference="r1", total=5),
+        Added(account="a", reference="r2", total=12),
+    ]
+    assert worker.state("a") == CounterState(total=12)
+    offsets = bench.admin.group_offsets(names.group("toy"))
+    assert offsets[TopicPartition(Add.TOPIC, partition_of("a"))] == 2
+
+
+def test_a_table_gets_the_last_value_of_a_key_once_in_a_transaction(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.settle(worker)
+    bench.send(add("a", 5, "r1"), add("a", 7, "r2"))
+    bench.settle(worker)
+    assert bench.published(Balance) == [Balance(account="a", total=12)]
+
+
+def test_outputs_carry_cause_correlation_and_attributes(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.send(add("a", 5))
+    bench.settle(worker)
+    (cause,) = bench.records(Add.TOPIC)
+    (effect,) = bench.records(Added.TOPIC)
+    incoming, _ = bench.codec.decode(cause.value)
+    outgoing, _ = bench.codec.decode(effect.value)
+    assert outgoing.causation_id == incoming.event_id
+    assert outgoing.correlation_id == "thread-a"
+    assert outgoing.attributes == {"channel.note": "gift"}
+    assert header(effect.headers, "event_type") == b"toy.Added"
+    assert header(effect.headers, "ce_id") == outgoing.event_id.encode()
+
+
+def test_the_same_input_gives_the_same_event_ids(bench: Bench) -> None:
+    def ids() -> list[str]:
+        other = Bench()
+        worker = other.worker()
+        other.send(add("a", 5), add("b", 6))
+        other.settle(worker)
+        return [other.codec.decode(record.value)[0].event_id for record in other.records(Added.TOPIC)]
+
+    assert ids() == ids()
+    assert len(set(ids())) == 2
+
+
+def test_a_type_that_is_not_handled_is_skipped_by_its_header_without_decoding(bench: Bench) -> None:
+    producer = bench.broker.producer("edge")
+    producer.init_transactions()
+    producer.begin()
+    producer.produce(Add.TOPIC, key=b"a", value=b"no avro at all", headers=(("event_type", b"toy.Other"),))
+    producer.commit()
+    worker = bench.worker()
+    bench.settle(worker)
+    assert bench.records(names.dead_letter_topic("toy")) == []
+    assert bench.admin.group_offsets(names.group("toy"))[TopicPartition(Add.TOPIC, partition_of("a"))] == 1
+
+
+def test_a_rejected_message_goes_to_the_dead_letters_untouched_and_the_rest_goes_on(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.send(add("a", -1, "bad"), add("a", 3, "good"))
+    bench.settle(worker)
+    (letter,) = bench.records(names.dead_letter_topic("toy"))
+    original = bench.records(Add.TOPIC)[0]
+    assert (letter.key, letter.value, letter.partition) == (original.key, original.value, original.partition)
+    found = dict(letter.headers)
+    assert found["kafka_dlt-original-topic"] == Add.TOPIC.encode()
+    assert found["kafka_dlt-original-partition"] == original.partition.to_bytes(4, "big")
+    assert found["kafka_dlt-original-offset"] == original.offset.to_bytes(8, "big")
+    assert found["kafka_dlt-original-timestamp"] == original.timestamp_ms.to_bytes(8, "big")
+    assert found["kafka_dlt-original-consumer-group"] == b"retail.toy"
+    assert found["crossdock-error-code"] == b"toy.negative"
+    assert b"negative" in found["kafka_dlt-exception-message"]
+    assert b"Traceback" in found["kafka_dlt-exception-stacktrace"]
+    assert found["correlation_id"] == b"thread-a"
+    assert bench.published(Added) == [Added(account="a", reference="good", total=3)]
+
+
+def test_bytes_that_are_no_record_are_dead_lettered_with_a_reason_and_stop_nothing(bench: Bench) -> None:
+    worker = bench.worker()
+    for raw in (b"", b"\x01\x00\x00\x00\x01x", b"\x00\x00\x00\x00\x63x", b"\x00\x00\x00\x00\x01\x02"):
+        bench.send(add("a", 1, raw.hex()), raw=raw)
+    bench.send(add("a", 9, "good"))
+    bench.settle(worker)
+    codes = [
+        header(each.headers, "crossdock-error-code") for each in bench.records(names.dead_letter_topic("toy"))
+    ]
+    assert codes == [
+        b"contract.bad_framing",
+        b"contract.bad_framing",
+        b"contract.unknown_schema",
+        b"contract.corrupt_body",
+    ]
+    assert bench.published(Added) == [Added(account="a", reference="good", total=9)]
+
+
+def test_a_record_in_the_wrong_partition_is_dead_lettered(bench: Bench) -> None:
+    producer = bench.broker.producer("edge")
+    producer.init_transactions()
+    producer.begin()
+    producer.produce(Add.TOPIC, key=b"a", value=b"", partition=1 - partition_of("a"))
+    producer.commit()
+    worker = bench.worker()
+    bench.settle(worker)
+    (letter,) = bench.records(names.dead_letter_topic("toy"))
+    assert header(letter.headers, "crossdock-error-code") == b"contract.misrouted_key"
+
+
+def test_a_message_that_asks_for_time_holds_its_partition_and_no_other(bench: Bench) -> None:
+    slow, quick = "a", next(name for name in "bcdefgh" if partition_of(name) != partition_of("a"))
+    worker = bench.worker()
+    bench.send(add(slow, 1, "later"), add(slow, 2, "behind"), add(quick, 3, "free"))
+    bench.settle(worker)
+    assert bench.published(Added) == [Added(account=quick, reference="free", total=3)]
+    offsets = bench.admin.group_offsets(names.group("toy"))
+    assert offsets[TopicPartition(Add.TOPIC, partition_of(slow))] == 0
+
+
+def test_no_consumer_call_between_begin_and_commit(bench: Bench) -> None:
+    """A zombie that polls inside its transaction gets fresh metadata and commits a partition that it lost."""
+    worker = bench.worker()
+    calls: list[str] = []
+
+    def spy(target: object, label: str, allowed: set[str]) -> object:
+        class Spy:
+            def __getattr__(self, name: str) -> object:
+                found = getattr(target, name)
+                if not callable(found):
+                    return found
+
+                def called(*args: object, **kwargs: object) -> object:
+                    calls.append(f"{label}.{name}")
+                    return found(*args, **kwargs)
+
+                return called
+
+        return Spy()
+
+    bench.send(add("a", 1), add("b", -2), add("c", 3))
+    bench.settle(worker, steps=2)
+    bench.send(add("a", 1), add("b", -2), add("c", 3))
+    worker._consumer = spy(worker._consumer, "consumer", set())
+    worker._producer = spy(worker._producer, "producer", set())
+    bench.settle(worker)
+    while "producer.begin" in calls:
+        begin, end = calls.index("producer.begin"), calls.index("producer.commit")
+        inside = [call for call in calls[begin:end] if call.startswith("consumer.")]
+        assert inside == ["consumer.group_metadata"]
+        assert calls[begin + 1] == "consumer.group_metadata", "taken after begin, before anything is produced"
+        del calls[: end + 1]
+
+
+def test_a_call_is_started_after_the_commit_and_its_answer_is_a_command(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.send(add("a", 7, "ask"))
+    bench.settle(worker)
+    assert bench.port.started == [("a", "a/7", True)]
+    bench.port.answers.append(Answer("a", "a/7", Told(7)))
+    bench.settle(worker)
+    assert bench.published(Added) == [Added(account="told", reference="0", total=7)]
+    assert worker.state("a").asking == ""
+    bench.settle(worker)
+    assert len(bench.port.started) == 1
+
+
+def test_an_answer_nobody_waits_for_is_dropped(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.port.answers.append(Answer("a", "unknown", Told(7)))
+    bench.settle(worker)
+    assert bench.published(Added) == []
+
+
+def test_a_missing_table_row_is_waited_for_only_until_the_table_is_read_to_its_end(
+    bench_with_rates: Bench,
+) -> None:
+    bench = bench_with_rates
+    worker = bench.worker()
+    bench.settle(worker)
+    bench.send(Rate(account="a", factor=10))
+    bench.send(add("a", 1))
+    # As if the table's reader were slow: it brings nothing until it is asked to read up to the end.
+    drained = worker._tables.drain
+    worker._tables.drain = lambda: None
+    bench.settle(worker)
+    worker._tables.drain = drained
+    assert bench.published(Added) == [Added(account="a", reference="r1", total=10)]
+    bench.send(add("unknown", 1))
+    bench.settle(worker)
+    (letter,) = bench.records(names.dead_letter_topic("toy"))
+    assert header(letter.headers, "crossdock-error-code") == b"toy.no_rate"
+
+
+def test_a_timer_fires_once_when_due(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.send(add("a", 0, "deadline"))
+    bench.settle(worker)
+    bench.clock.advance(59)
+    bench.settle(worker)
+    assert bench.published(Added) == []
+    bench.clock.advance(2)
+    bench.settle(worker)
+    assert bench.published(Added) == [Added(account="deadline", reference="deadline", total=-1)]
+    assert worker.state("a") is None
+    bench.clock.advance(120)
+    bench.settle(worker)
+    assert len(bench.published(Added)) == 1
+
+
+def test_a_payment_waiting_in_the_backlog_beats_its_own_deadline(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.send(add("a", 0, "deadline"))
+    bench.settle(worker)
+    bench.send(Payment(account="a"))  # in time; the worker is away while the deadline passes
+    bench.clock.advance(300)
+    bench.settle(worker)
+    assert bench.published(Added) == []
+    assert worker.state("a").timers == {}
+
+
+def test_a_timer_survives_a_restart_and_now_never_goes_back(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.send(add("a", 0, "deadline"))
+    bench.settle(worker)
+    worker.close()
+    bench.clock.advance(100)
+    again = bench.worker()
+    bench.settle(again)
+    assert bench.published(Added) == [Added(account="deadline", reference="deadline", total=-1)]
+    before = again._now
+    bench.clock._now = START - timedelta(days=1)
+    again.step(wait=False)
+    assert again._now == before
