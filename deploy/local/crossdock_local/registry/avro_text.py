@@ -39,11 +39,10 @@ def parse(text: str, referenced: tuple[str, ...] = (), *, normalize: bool = Fals
     Raises RegistryError 42201 for what is not a valid Avro schema, invalid field defaults included.
     """
     try:
-        document = json.loads(text)
+        # Avro's Java parser, and so Confluent's registry, takes a bare word for a primitive type.
+        document = text if text in _PRIMITIVES else json.loads(text)
     except ValueError as error:
-        if text not in _PRIMITIVES:  # Avro's Java parser, and so Confluent's registry, takes a bare word.
-            raise invalid_schema(f"not JSON ({error})") from error
-        document = text
+        raise invalid_schema(f"not JSON ({error})") from error
     names = avro.name.Names()
     try:
         with warnings.catch_warnings():
