@@ -109,7 +109,7 @@ class _Module:
                 if "field(" in body
                 else "from dataclasses import dataclass"
             )
-        dates = [name for name in ("date", "datetime") if re.search(rf"(: |\[){name}\b", body)]
+        dates = [name for name in ("date", "datetime") if re.search(rf"(: |, |\[){name}\b", body)]
         if dates:
             standard.append(f"from datetime import {', '.join(dates)}")
         if "(StrEnum)" in body:

@@ -73,58 +73,6 @@ class StopFailure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AllocateStock:
-    """Turn soft reservations into hard allocations at one location, all lines or none; travels from sku to sku and answers once.
-
-    sku: Sku of the current stop, lines[at].sku.
-    order_id: Order.
-    fulfillment_order_id: Fulfilment order that asks; the slip's id.
-    location: Location that is to ship.
-    at: Index of the current stop.
-    lines: Every stop, in order.
-    failure: Set on the walk-back: the stop that failed.
-    """
-
-    SCHEMA: ClassVar[str] = "retail.stock.AllocateStock"
-    TOPIC: ClassVar[str] = "retail.stock.commands.v1"
-    KEY: ClassVar[tuple[str, ...]] = ("sku",)
-    IDENTITY: ClassVar[tuple[str, ...]] = ("fulfillment_order_id", "at",)
-    CORRELATION: ClassVar[str | None] = "order_id"
-    AVSC: ClassVar[str] = '{"type":"record","name":"AllocateStock","namespace":"retail.stock","doc":"Turn soft reservations into hard allocations at one location, all lines or none; travels from sku to sku and answers once.","identity":["fulfillment_order_id","at"],"fields":[{"name":"meta","type":{"type":"record","name":"Meta","namespace":"retail.common","doc":"Envelope that every record carries in its payload, so that identity and causation survive sinks and joins.","fields":[{"name":"event_id","type":"string","doc":"UUIDv5 of causation id, service, record type and business discriminator: processing the same input again gives the same id."},{"name":"correlation_id","type":"string","doc":"Business thread of the record: the order id, else the settlement id, else the thread of its cause."},{"name":"causation_id","type":"string","doc":"Id of the record, delivery or timer that caused this one.","default":""},{"name":"occurred_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it happened in the business, UTC."},{"name":"recorded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When Crossdock learned of it, UTC."},{"name":"source","type":"string","doc":"Service or edge that wrote the record."},{"name":"attributes","type":{"type":"map","values":"string"},"doc":"Channel extensions that travel untouched.","default":{}}]},"doc":"Envelope: identity, causation and times of this record."},{"name":"sku","type":"string","doc":"Sku of the current stop, lines[at].sku."},{"name":"order_id","type":"string","doc":"Order."},{"name":"fulfillment_order_id","type":"string","doc":"Fulfilment order that asks; the slip\'s id."},{"name":"location","type":"string","doc":"Location that is to ship."},{"name":"at","type":"int","doc":"Index of the current stop.","default":0},{"name":"lines","type":{"type":"array","items":{"type":"record","name":"SlipLine","namespace":"retail.stock","doc":"One stop of a slip that travels sku to sku.","fields":[{"name":"line_id","type":"string","doc":"Order line."},{"name":"sku","type":"string","doc":"Stock keeping unit of this stop."},{"name":"units","type":"long","doc":"Asked quantity, base units."}]}},"doc":"Every stop, in order."},{"name":"failure","type":["null",{"type":"record","name":"StopFailure","namespace":"retail.stock","doc":"The stop at which a slip failed.","fields":[{"name":"line_id","type":"string","doc":"Order line."},{"name":"sku","type":"string","doc":"Stock keeping unit."},{"name":"requested","type":"long","doc":"Asked quantity."},{"name":"available","type":"long","doc":"Quantity that could have been promised."}]}],"doc":"Set on the walk-back: the stop that failed.","default":null}]}'
-
-    sku: Sku
-    order_id: OrderId
-    fulfillment_order_id: str
-    location: LocationId
-    at: int = 0
-    lines: tuple[SlipLine, ...]
-    failure: StopFailure | None = None
-
-    def to_avro(self) -> dict[str, Any]:
-        return {
-            "sku": self.sku,
-            "order_id": self.order_id,
-            "fulfillment_order_id": self.fulfillment_order_id,
-            "location": self.location,
-            "at": self.at,
-            "lines": [item.to_avro() for item in self.lines],
-            "failure": None if self.failure is None else self.failure.to_avro(),
-        }
-
-    @classmethod
-    def from_avro(cls, value: dict[str, Any]) -> AllocateStock:
-        return cls(
-            sku=value["sku"],
-            order_id=value["order_id"],
-            fulfillment_order_id=value["fulfillment_order_id"],
-            location=value["location"],
-            at=value["at"],
-            lines=tuple([SlipLine.from_avro(item) for item in value["lines"]]),
-            failure=None if value["failure"] is None else StopFailure.from_avro(value["failure"]),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LocationFree:
     """What one location could still promise of a sku.
 
@@ -146,6 +94,62 @@ class LocationFree:
         return cls(
             location=value["location"],
             free=value["free"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocateStock:
+    """Turn soft reservations into hard allocations at one location, all lines or none; travels from sku to sku and answers once.
+
+    sku: Sku of the current stop, lines[at].sku.
+    order_id: Order.
+    fulfillment_order_id: Fulfilment order that asks; the slip's id.
+    location: Location that is to ship.
+    at: Index of the current stop.
+    lines: Every stop, in order.
+    failure: Set on the walk-back: the stop that failed.
+    free: Set on the walk-back: what the owner of the failed sku knows to be free elsewhere.
+    """
+
+    SCHEMA: ClassVar[str] = "retail.stock.AllocateStock"
+    TOPIC: ClassVar[str] = "retail.stock.commands.v1"
+    KEY: ClassVar[tuple[str, ...]] = ("sku",)
+    IDENTITY: ClassVar[tuple[str, ...]] = ("fulfillment_order_id", "at",)
+    CORRELATION: ClassVar[str | None] = "order_id"
+    AVSC: ClassVar[str] = '{"type":"record","name":"AllocateStock","namespace":"retail.stock","doc":"Turn soft reservations into hard allocations at one location, all lines or none; travels from sku to sku and answers once.","identity":["fulfillment_order_id","at"],"fields":[{"name":"meta","type":{"type":"record","name":"Meta","namespace":"retail.common","doc":"Envelope that every record carries in its payload, so that identity and causation survive sinks and joins.","fields":[{"name":"event_id","type":"string","doc":"UUIDv5 of causation id, service, record type and business discriminator: processing the same input again gives the same id."},{"name":"correlation_id","type":"string","doc":"Business thread of the record: the order id, else the settlement id, else the thread of its cause."},{"name":"causation_id","type":"string","doc":"Id of the record, delivery or timer that caused this one.","default":""},{"name":"occurred_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it happened in the business, UTC."},{"name":"recorded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When Crossdock learned of it, UTC."},{"name":"source","type":"string","doc":"Service or edge that wrote the record."},{"name":"attributes","type":{"type":"map","values":"string"},"doc":"Channel extensions that travel untouched.","default":{}}]},"doc":"Envelope: identity, causation and times of this record."},{"name":"sku","type":"string","doc":"Sku of the current stop, lines[at].sku."},{"name":"order_id","type":"string","doc":"Order."},{"name":"fulfillment_order_id","type":"string","doc":"Fulfilment order that asks; the slip\'s id."},{"name":"location","type":"string","doc":"Location that is to ship."},{"name":"at","type":"int","doc":"Index of the current stop.","default":0},{"name":"lines","type":{"type":"array","items":{"type":"record","name":"SlipLine","namespace":"retail.stock","doc":"One stop of a slip that travels sku to sku.","fields":[{"name":"line_id","type":"string","doc":"Order line."},{"name":"sku","type":"string","doc":"Stock keeping unit of this stop."},{"name":"units","type":"long","doc":"Asked quantity, base units."}]}},"doc":"Every stop, in order."},{"name":"failure","type":["null",{"type":"record","name":"StopFailure","namespace":"retail.stock","doc":"The stop at which a slip failed.","fields":[{"name":"line_id","type":"string","doc":"Order line."},{"name":"sku","type":"string","doc":"Stock keeping unit."},{"name":"requested","type":"long","doc":"Asked quantity."},{"name":"available","type":"long","doc":"Quantity that could have been promised."}]}],"doc":"Set on the walk-back: the stop that failed.","default":null},{"name":"free","type":{"type":"array","items":{"type":"record","name":"LocationFree","namespace":"retail.stock","doc":"What one location could still promise of a sku.","fields":[{"name":"location","type":"string","doc":"Location."},{"name":"free","type":"long","doc":"Free quantity, base units."}]}},"doc":"Set on the walk-back: what the owner of the failed sku knows to be free elsewhere.","default":[]}]}'
+
+    sku: Sku
+    order_id: OrderId
+    fulfillment_order_id: str
+    location: LocationId
+    at: int = 0
+    lines: tuple[SlipLine, ...]
+    failure: StopFailure | None = None
+    free: tuple[LocationFree, ...] = ()
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "sku": self.sku,
+            "order_id": self.order_id,
+            "fulfillment_order_id": self.fulfillment_order_id,
+            "location": self.location,
+            "at": self.at,
+            "lines": [item.to_avro() for item in self.lines],
+            "failure": None if self.failure is None else self.failure.to_avro(),
+            "free": [item.to_avro() for item in self.free],
+        }
+
+    @classmethod
+    def from_avro(cls, value: dict[str, Any]) -> AllocateStock:
+        return cls(
+            sku=value["sku"],
+            order_id=value["order_id"],
+            fulfillment_order_id=value["fulfillment_order_id"],
+            location=value["location"],
+            at=value["at"],
+            lines=tuple([SlipLine.from_avro(item) for item in value["lines"]]),
+            failure=None if value["failure"] is None else StopFailure.from_avro(value["failure"]),
+            free=tuple([LocationFree.from_avro(item) for item in value["free"]]),
         )
 
 
@@ -635,9 +639,9 @@ class SalableStock:
     SCHEMA: ClassVar[str] = "retail.stock.SalableStock"
     TOPIC: ClassVar[str] = "retail.stock.salable.table.v1"
     KEY: ClassVar[tuple[str, ...]] = ("sku", "channel",)
-    IDENTITY: ClassVar[tuple[str, ...]] = ("version",)
+    IDENTITY: ClassVar[tuple[str, ...]] = ("channel", "version",)
     CORRELATION: ClassVar[str | None] = None
-    AVSC: ClassVar[str] = '{"type":"record","name":"SalableStock","namespace":"retail.stock","doc":"What one channel may sell of one sku (compacted table).","identity":["version"],"fields":[{"name":"meta","type":{"type":"record","name":"Meta","namespace":"retail.common","doc":"Envelope that every record carries in its payload, so that identity and causation survive sinks and joins.","fields":[{"name":"event_id","type":"string","doc":"UUIDv5 of causation id, service, record type and business discriminator: processing the same input again gives the same id."},{"name":"correlation_id","type":"string","doc":"Business thread of the record: the order id, else the settlement id, else the thread of its cause."},{"name":"causation_id","type":"string","doc":"Id of the record, delivery or timer that caused this one.","default":""},{"name":"occurred_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it happened in the business, UTC."},{"name":"recorded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When Crossdock learned of it, UTC."},{"name":"source","type":"string","doc":"Service or edge that wrote the record."},{"name":"attributes","type":{"type":"map","values":"string"},"doc":"Channel extensions that travel untouched.","default":{}}]},"doc":"Envelope: identity, causation and times of this record."},{"name":"sku","type":"string","doc":"Stock keeping unit."},{"name":"channel","type":"string","doc":"Selling channel."},{"name":"units","type":"long","doc":"Available to sell, base units."},{"name":"version","type":"long","doc":"Version of the sku\'s books; never goes back."},{"name":"as_of","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it changed."}]}'
+    AVSC: ClassVar[str] = '{"type":"record","name":"SalableStock","namespace":"retail.stock","doc":"What one channel may sell of one sku (compacted table).","identity":["channel","version"],"fields":[{"name":"meta","type":{"type":"record","name":"Meta","namespace":"retail.common","doc":"Envelope that every record carries in its payload, so that identity and causation survive sinks and joins.","fields":[{"name":"event_id","type":"string","doc":"UUIDv5 of causation id, service, record type and business discriminator: processing the same input again gives the same id."},{"name":"correlation_id","type":"string","doc":"Business thread of the record: the order id, else the settlement id, else the thread of its cause."},{"name":"causation_id","type":"string","doc":"Id of the record, delivery or timer that caused this one.","default":""},{"name":"occurred_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it happened in the business, UTC."},{"name":"recorded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When Crossdock learned of it, UTC."},{"name":"source","type":"string","doc":"Service or edge that wrote the record."},{"name":"attributes","type":{"type":"map","values":"string"},"doc":"Channel extensions that travel untouched.","default":{}}]},"doc":"Envelope: identity, causation and times of this record."},{"name":"sku","type":"string","doc":"Stock keeping unit."},{"name":"channel","type":"string","doc":"Selling channel."},{"name":"units","type":"long","doc":"Available to sell, base units."},{"name":"version","type":"long","doc":"Version of the sku\'s books; never goes back."},{"name":"as_of","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it changed."}]}'
 
     sku: Sku
     channel: str
@@ -912,9 +916,9 @@ class StockPosition:
     SCHEMA: ClassVar[str] = "retail.stock.StockPosition"
     TOPIC: ClassVar[str] = "retail.stock.position.table.v1"
     KEY: ClassVar[tuple[str, ...]] = ("sku", "location",)
-    IDENTITY: ClassVar[tuple[str, ...]] = ("version",)
+    IDENTITY: ClassVar[tuple[str, ...]] = ("location", "version",)
     CORRELATION: ClassVar[str | None] = None
-    AVSC: ClassVar[str] = '{"type":"record","name":"StockPosition","namespace":"retail.stock","doc":"Latest position of one sku at one location (compacted table).","identity":["version"],"fields":[{"name":"meta","type":{"type":"record","name":"Meta","namespace":"retail.common","doc":"Envelope that every record carries in its payload, so that identity and causation survive sinks and joins.","fields":[{"name":"event_id","type":"string","doc":"UUIDv5 of causation id, service, record type and business discriminator: processing the same input again gives the same id."},{"name":"correlation_id","type":"string","doc":"Business thread of the record: the order id, else the settlement id, else the thread of its cause."},{"name":"causation_id","type":"string","doc":"Id of the record, delivery or timer that caused this one.","default":""},{"name":"occurred_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it happened in the business, UTC."},{"name":"recorded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When Crossdock learned of it, UTC."},{"name":"source","type":"string","doc":"Service or edge that wrote the record."},{"name":"attributes","type":{"type":"map","values":"string"},"doc":"Channel extensions that travel untouched.","default":{}}]},"doc":"Envelope: identity, causation and times of this record."},{"name":"sku","type":"string","doc":"Stock keeping unit."},{"name":"location","type":"string","doc":"Location."},{"name":"on_hand","type":"long","doc":"Physical stock, base units."},{"name":"allocated","type":"long","doc":"Hard allocated."},{"name":"free","type":"long","doc":"What may be allocated here: on hand - damaged - quality hold - allocated - safety stock, not below 0."},{"name":"held","type":"boolean","doc":"True while the location reported goods missing and has not counted since.","default":false},{"name":"version","type":"long","doc":"Version of the sku\'s books; never goes back."},{"name":"as_of","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it changed."}]}'
+    AVSC: ClassVar[str] = '{"type":"record","name":"StockPosition","namespace":"retail.stock","doc":"Latest position of one sku at one location (compacted table).","identity":["location","version"],"fields":[{"name":"meta","type":{"type":"record","name":"Meta","namespace":"retail.common","doc":"Envelope that every record carries in its payload, so that identity and causation survive sinks and joins.","fields":[{"name":"event_id","type":"string","doc":"UUIDv5 of causation id, service, record type and business discriminator: processing the same input again gives the same id."},{"name":"correlation_id","type":"string","doc":"Business thread of the record: the order id, else the settlement id, else the thread of its cause."},{"name":"causation_id","type":"string","doc":"Id of the record, delivery or timer that caused this one.","default":""},{"name":"occurred_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it happened in the business, UTC."},{"name":"recorded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When Crossdock learned of it, UTC."},{"name":"source","type":"string","doc":"Service or edge that wrote the record."},{"name":"attributes","type":{"type":"map","values":"string"},"doc":"Channel extensions that travel untouched.","default":{}}]},"doc":"Envelope: identity, causation and times of this record."},{"name":"sku","type":"string","doc":"Stock keeping unit."},{"name":"location","type":"string","doc":"Location."},{"name":"on_hand","type":"long","doc":"Physical stock, base units."},{"name":"allocated","type":"long","doc":"Hard allocated."},{"name":"free","type":"long","doc":"What may be allocated here: on hand - damaged - quality hold - allocated - safety stock, not below 0."},{"name":"held","type":"boolean","doc":"True while the location reported goods missing and has not counted since.","default":false},{"name":"version","type":"long","doc":"Version of the sku\'s books; never goes back."},{"name":"as_of","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it changed."}]}'
 
     sku: Sku
     location: LocationId
@@ -957,7 +961,7 @@ class StockReserved:
 
     order_id: Order.
     slip_id: Slip that asked.
-    lines: Result of each line. In a later message only the line whose queue was served.
+    lines: Result of each line. In a later message only the line whose queue was served: `reserved` are the units served by it, `units` what the line's slip asked for.
     backfill: True for the later message that serves a queued line.
     sequence: Version of the sku's books at which a queued line was served; 0 in the first answer.
     """
@@ -967,7 +971,7 @@ class StockReserved:
     KEY: ClassVar[tuple[str, ...]] = ("order_id",)
     IDENTITY: ClassVar[tuple[str, ...]] = ("slip_id", "sequence",)
     CORRELATION: ClassVar[str | None] = "order_id"
-    AVSC: ClassVar[str] = '{"type":"record","name":"StockReserved","namespace":"retail.stock","doc":"Every line of a slip is promised or queued; later, one queued line became promised.","identity":["slip_id","sequence"],"fields":[{"name":"meta","type":{"type":"record","name":"Meta","namespace":"retail.common","doc":"Envelope that every record carries in its payload, so that identity and causation survive sinks and joins.","fields":[{"name":"event_id","type":"string","doc":"UUIDv5 of causation id, service, record type and business discriminator: processing the same input again gives the same id."},{"name":"correlation_id","type":"string","doc":"Business thread of the record: the order id, else the settlement id, else the thread of its cause."},{"name":"causation_id","type":"string","doc":"Id of the record, delivery or timer that caused this one.","default":""},{"name":"occurred_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it happened in the business, UTC."},{"name":"recorded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When Crossdock learned of it, UTC."},{"name":"source","type":"string","doc":"Service or edge that wrote the record."},{"name":"attributes","type":{"type":"map","values":"string"},"doc":"Channel extensions that travel untouched.","default":{}}]},"doc":"Envelope: identity, causation and times of this record."},{"name":"order_id","type":"string","doc":"Order."},{"name":"slip_id","type":"string","doc":"Slip that asked."},{"name":"lines","type":{"type":"array","items":{"type":"record","name":"SlipResult","namespace":"retail.stock","doc":"What one stop of a slip answered.","fields":[{"name":"line_id","type":"string","doc":"Order line."},{"name":"sku","type":"string","doc":"Stock keeping unit."},{"name":"units","type":"long","doc":"Asked quantity."},{"name":"reserved","type":"long","doc":"Quantity promised now."},{"name":"backordered","type":"long","doc":"Quantity that waits in the sku\'s queue.","default":0}]}},"doc":"Result of each line. In a later message only the line whose queue was served."},{"name":"backfill","type":"boolean","doc":"True for the later message that serves a queued line.","default":false},{"name":"sequence","type":"long","doc":"Version of the sku\'s books at which a queued line was served; 0 in the first answer.","default":0}]}'
+    AVSC: ClassVar[str] = '{"type":"record","name":"StockReserved","namespace":"retail.stock","doc":"Every line of a slip is promised or queued; later, one queued line became promised.","identity":["slip_id","sequence"],"fields":[{"name":"meta","type":{"type":"record","name":"Meta","namespace":"retail.common","doc":"Envelope that every record carries in its payload, so that identity and causation survive sinks and joins.","fields":[{"name":"event_id","type":"string","doc":"UUIDv5 of causation id, service, record type and business discriminator: processing the same input again gives the same id."},{"name":"correlation_id","type":"string","doc":"Business thread of the record: the order id, else the settlement id, else the thread of its cause."},{"name":"causation_id","type":"string","doc":"Id of the record, delivery or timer that caused this one.","default":""},{"name":"occurred_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it happened in the business, UTC."},{"name":"recorded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When Crossdock learned of it, UTC."},{"name":"source","type":"string","doc":"Service or edge that wrote the record."},{"name":"attributes","type":{"type":"map","values":"string"},"doc":"Channel extensions that travel untouched.","default":{}}]},"doc":"Envelope: identity, causation and times of this record."},{"name":"order_id","type":"string","doc":"Order."},{"name":"slip_id","type":"string","doc":"Slip that asked."},{"name":"lines","type":{"type":"array","items":{"type":"record","name":"SlipResult","namespace":"retail.stock","doc":"What one stop of a slip answered.","fields":[{"name":"line_id","type":"string","doc":"Order line."},{"name":"sku","type":"string","doc":"Stock keeping unit."},{"name":"units","type":"long","doc":"Asked quantity."},{"name":"reserved","type":"long","doc":"Quantity promised now."},{"name":"backordered","type":"long","doc":"Quantity that waits in the sku\'s queue.","default":0}]}},"doc":"Result of each line. In a later message only the line whose queue was served: `reserved` are the units served by it, `units` what the line\'s slip asked for."},{"name":"backfill","type":"boolean","doc":"True for the later message that serves a queued line.","default":false},{"name":"sequence","type":"long","doc":"Version of the sku\'s books at which a queued line was served; 0 in the first answer.","default":0}]}'
 
     order_id: OrderId
     slip_id: str

@@ -1,0 +1,1 @@
+"""inventory-availability: positions, promises and the backorder queue of one sku."""
