@@ -297,13 +297,14 @@ class ConfluentConsumer(_Fetching):
         asked = [_native(partition, ck.OFFSET_END) for partition in partitions]
         if not asked:
             return []
+        # Not worth another try: a poll that failed half-way through an assignment cannot be repeated.
         ends = _translated(
             lambda: self._client.offsets_for_times(asked, timeout=self._settings.query_timeout_s),
-            BrokerUnavailable,
+            BrokerRefused,
         )
         for end in ends:
             if end.error is not None:
-                _raise_error(end.error, BrokerUnavailable)
+                _raise_error(end.error, BrokerRefused)
         return ends
 
     def pause(self, partitions: Sequence[TopicPartition]) -> None:

@@ -70,9 +70,9 @@ class Consumer(Protocol):
         """Join the group for `topics`. Call once.
 
         The callbacks run inside `poll` (and `close`, for on_revoke) and nowhere else. Each gets the
-        partitions that come or go, never an empty list; a rebalance is incremental, so partitions not named
-        stay as they are. `on_assign` runs after the partitions were added, paused: it may query, seek and
-        resume them. `on_revoke` runs while they are still ours; in `on_lost` they already belong to another.
+        partitions that come or go, never an empty list; partitions not named stay as they are.
+        `on_assign` runs after the partitions were added, paused: it may query, seek and resume them.
+        `on_revoke` runs while they are still ours; in `on_lost` they already belong to another.
         """
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
@@ -80,7 +80,7 @@ class Consumer(Protocol):
 
         Within a partition records come in offset order. Offsets have gaps: markers, aborted and compacted
         records. A record may belong to a partition that was revoked in this same call: filter by
-        `assignment()`. Raises OffsetMissing.
+        `assignment()`. Raises OffsetMissing, and whatever a callback raises: then end the process.
         """
 
     def pause(self, partitions: Sequence[TopicPartition]) -> None:

@@ -1,0 +1,102 @@
+"""The native client's errors as ours, by their flags, without a broker: each row of the failure table."""
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from crossdock_eventing.broker import confluent
+from crossdock_eventing.broker.failure import (
+    AbortRequired,
+    BrokerError,
+    BrokerRefused,
+    BrokerUnavailable,
+    Fenced,
+    OffsetMissing,
+    TransactionOutcomeUnknown,
+)
+
+E = KafkaError
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (E(E._TIMED_OUT, retriable=True), TransactionOutcomeUnknown),
+        (E(E._CONFLICT, retriable=True), TransactionOutcomeUnknown),
+        (E(E._CONFLICT), TransactionOutcomeUnknown),
+        (E(E.UNKNOWN_MEMBER_ID, txn_requires_abort=True), AbortRequired),
+        (E(E.ILLEGAL_GENERATION, txn_requires_abort=True), AbortRequired),
+        (E(E.STALE_MEMBER_EPOCH, txn_requires_abort=True), AbortRequired),
+        (E(E._FENCED, fatal=True), Fenced),
+        (E(E._FENCED), Fenced),
+        (E(E.FENCED_INSTANCE_ID, fatal=True), Fenced),
+        (E(E.UNRELEASED_INSTANCE_ID), Fenced),
+        (E(E.OUT_OF_ORDER_SEQUENCE_NUMBER, fatal=True), Fenced),
+        (E(E.MSG_SIZE_TOO_LARGE), BrokerRefused),
+        (E(E._STATE), BrokerRefused),
+    ],
+    ids=lambda value: value.name() if isinstance(value, E) else value.__name__,
+)
+def test_a_transaction_call_raises_the_type_that_names_the_remedy(
+    error: KafkaError, failure: type[BrokerError]
+) -> None:
+    def call() -> None:
+        raise KafkaException(error)
+
+    with pytest.raises(failure) as raised:
+        confluent._translated(call, TransactionOutcomeUnknown)
+    assert raised.type is failure
+    assert raised.value.code == error.name()
+
+
+def test_concurrent_transactions_at_init_and_slow_queries_are_worth_another_try() -> None:
+    def busy() -> None:
+        raise KafkaException(E(E.CONCURRENT_TRANSACTIONS, retriable=True))
+
+    def slow() -> None:
+        raise TimeoutError
+
+    for call in (busy, slow):
+        with pytest.raises(BrokerUnavailable):
+            confluent._translated(call, BrokerUnavailable)
+
+
+class Message:
+    def __init__(self, error: KafkaError) -> None:
+        self._error = error
+
+    def error(self) -> KafkaError:
+        return self._error
+
+    def topic(self) -> str:
+        return "t"
+
+    def partition(self) -> int:
+        return 0
+
+
+def test_a_passing_trouble_while_consuming_is_no_record_and_no_failure() -> None:
+    assert confluent._record(Message(E(E._ALL_BROKERS_DOWN))) is None
+    assert confluent._record(Message(E(E._MAX_POLL_EXCEEDED))) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "failure"),
+    [
+        (E._AUTO_OFFSET_RESET, OffsetMissing),
+        (E._FATAL, Fenced),
+        (E.FENCED_INSTANCE_ID, Fenced),
+        (E.UNKNOWN_TOPIC_OR_PART, BrokerRefused),
+        (E.GROUP_AUTHORIZATION_FAILED, BrokerRefused),
+    ],
+)
+def test_what_does_not_pass_by_itself_while_consuming_ends_the_process(
+    code: int, failure: type[BrokerError]
+) -> None:
+    with pytest.raises(failure):
+        confluent._record(Message(E(code)))
+
+
+def test_a_broker_is_not_built_on_a_client_that_partitions_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confluent.ck, "murmur2", lambda key, partitions: 0)
+    with pytest.raises(BrokerRefused, match="disagree"):
+        confluent.ConfluentBroker("127.0.0.1:1")
