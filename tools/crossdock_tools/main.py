@@ -9,9 +9,11 @@ import sys
 import typer
 
 from crossdock_local.errors import LocalError
-from crossdock_tools import infrastructure
+from crossdock_tools import infrastructure, topics
+from crossdock_tools.schemas import commands as schemas
+from crossdock_tools.schemas.contracts import ContractError
 
-ANTICIPATED: tuple[type[Exception], ...] = (LocalError,)
+ANTICIPATED: tuple[type[Exception], ...] = (LocalError, ContractError)
 
 app = typer.Typer(
     name="crossdock",
@@ -24,6 +26,8 @@ app = typer.Typer(
 app.command("up")(infrastructure.up)
 app.command("down")(infrastructure.down)
 app.command("status")(infrastructure.status)
+app.add_typer(schemas.app, name="schemas")
+app.add_typer(topics.app, name="topics")
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ with the command that mends it.
 from __future__ import annotations
 
 import json
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
@@ -61,6 +62,27 @@ class ConfluentRegistry:
         except SchemaRegistryError as error:
             raise UnknownSchema(f"schema guid {guid}: {error.error_message}") from None
         return found.schema_str or ""
+
+
+class RegistryWriter:
+    """Deploy's side of the registry: levels and registrations. Raises ValueError with the registry's words on a refusal."""
+
+    def __init__(self, url: str) -> None:
+        self._client = SchemaRegistryClient({"url": url})
+
+    def require_compatibility(self, subject: str, level: str) -> None:
+        """Set the subject's compatibility level; safe to repeat."""
+        self._ask(lambda: self._client.set_compatibility(subject, level))
+
+    def register(self, subject: str, schema: str) -> int:
+        """Register a version and return its id; the same text again gives the same id."""
+        return int(self._ask(lambda: self._client.register_schema(subject, Schema(schema, "AVRO"))))
+
+    def _ask(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except SchemaRegistryError as error:
+            raise ValueError(error.error_message) from None
 
 
 class MemoryRegistry:
