@@ -19,7 +19,7 @@ class BrokerError(Exception):
         self.reason = reason
 
 
-class TransactionOutcomeUnknown(BrokerError):  # noqa: N818 - it names a situation, not a mistake
+class TransactionOutcomeUnknown(BrokerError):
     """Nobody here knows whether the transaction landed. Remedy: **recover** (new producer, re-read the
     changelog).
 
@@ -30,7 +30,7 @@ class TransactionOutcomeUnknown(BrokerError):  # noqa: N818 - it names a situati
     """
 
 
-class AbortRequired(BrokerError):  # noqa: N818
+class AbortRequired(BrokerError):
     """The open transaction cannot commit. Remedy: `abort()`, drop overlays, poll, go on.
 
     Covers: `UNKNOWN_MEMBER_ID`, `ILLEGAL_GENERATION`, `STALE_MEMBER_EPOCH` and `FENCED_MEMBER_EPOCH` at
@@ -39,7 +39,7 @@ class AbortRequired(BrokerError):  # noqa: N818
     """
 
 
-class Fenced(BrokerError):  # noqa: N818
+class Fenced(BrokerError):
     """This process has been replaced, or looks as if it had. Remedy: exit non-zero; never re-initialise in
     process.
 
@@ -50,7 +50,7 @@ class Fenced(BrokerError):  # noqa: N818
     """
 
 
-class BrokerUnavailable(BrokerError):  # noqa: N818
+class BrokerUnavailable(BrokerError):
     """The broker did not answer in time and nothing is at stake. Remedy: try the same call again, with
     back-off.
 
@@ -59,7 +59,7 @@ class BrokerUnavailable(BrokerError):  # noqa: N818
     """
 
 
-class OffsetMissing(BrokerError):  # noqa: N818
+class OffsetMissing(BrokerError):
     """A partition has no committed offset, or one that lies outside the log. Remedy: exit; a person or
     deploy decides.
 
@@ -67,7 +67,7 @@ class OffsetMissing(BrokerError):  # noqa: N818
     """
 
 
-class BrokerRefused(BrokerError):  # noqa: N818
+class BrokerRefused(BrokerError):
     """The request itself is wrong: unknown topic, record too large, bad setting, a call out of order.
     Remedy: crash.
     """
