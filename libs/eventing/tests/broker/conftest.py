@@ -161,12 +161,11 @@ def memory_bench(memory_broker: MemoryBroker, manual_clock: ManualClock) -> Iter
 
 
 @pytest.fixture
-def kafka_bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
-    bootstrap = os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or request.getfixturevalue("kafka_bootstrap")
+def kafka_bench(kafka_bootstrap: str) -> Iterator[Bench]:
     settings = ClientSettings(transaction_timeout_ms=TRANSACTION_TIMEOUT_MS)
     deadline = time.monotonic() + 45
     bench = Bench(
-        ConfluentBroker(bootstrap, settings),
+        ConfluentBroker(kafka_bootstrap, settings),
         f"contract-{os.getpid()}-{time.monotonic_ns()}",
         lambda: time.monotonic() < deadline,
     )
