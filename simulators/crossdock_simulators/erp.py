@@ -43,17 +43,16 @@ class Books:
         self.unique = unique
         self.documents: list[Document] = []
         self._by_reference: defaultdict[str, list[Document]] = defaultdict(list)
-        self._path = path
         if path is not None and path.exists():
             for line in path.read_text().splitlines():
                 self._keep(json.loads(line))
+        self._file = None if path is None else path.open("a", buffering=1)
 
     def book(self, document: Document) -> str:
         """Book the document and return the ERP's number for it."""
         booked = {**document, "external_ref": f"ERP-{len(self.documents) + 1:08d}"}
-        if self._path is not None:
-            with self._path.open("a") as file:
-                file.write(json.dumps(booked, separators=(",", ":")) + "\n")
+        if self._file is not None:
+            self._file.write(json.dumps(booked, separators=(",", ":")) + "\n")
         self._keep(booked)
         return str(booked["external_ref"])
 
@@ -169,16 +168,18 @@ class Erp:
         return web.json_response({"status": "ok"})
 
     async def _post(self, request: web.Request) -> web.Response:
+        document = await request.json()  # before any delay: a client that gives up has sent it all the same
         if refusal := await self._hindered("post"):
             return refusal
-        result = self._take(await request.json())
+        result = self._take(document)
         self._lose_answer_maybe(request)
         return web.json_response(result, status=result["status"])
 
     async def _post_batch(self, request: web.Request) -> web.Response:
+        documents = await request.json()
         if refusal := await self._hindered("batch"):
             return refusal
-        results = [self._take(document) for document in await request.json()]
+        results = [self._take(document) for document in documents]
         self._lose_answer_maybe(request)
         return web.json_response(results)
 
@@ -203,19 +204,23 @@ class Erp:
             ]
         )
 
-    async def _set_faults(self, request: web.Request) -> web.Response:
-        try:
-            self._faults = Faults(**await request.json())
-        except TypeError as error:
-            return web.json_response({"code": "unknown_fault", "detail": str(error)}, status=400)
-        self._outage_until_s = asyncio.get_running_loop().time() + self._faults.outage_s
+    def set_faults(self, faults: Faults, *, now_s: float) -> None:
+        """From `now_s` on (time of the event loop) these faults are in force and no other."""
+        self._faults = faults
+        self._outage_until_s = now_s + faults.outage_s
         self._postings = 0
         self._error_share = 0.0
-        return web.json_response(asdict(self._faults))
+
+    async def _set_faults(self, request: web.Request) -> web.Response:
+        try:
+            faults = Faults(**await request.json())
+        except TypeError as error:
+            return web.json_response({"code": "unknown_fault", "detail": str(error)}, status=400)
+        self.set_faults(faults, now_s=asyncio.get_running_loop().time())
+        return web.json_response(asdict(faults))
 
     async def _delete_faults(self, _: web.Request) -> web.Response:
-        self._faults = Faults()
-        self._outage_until_s = 0.0
+        self.set_faults(Faults(), now_s=0)
         return web.Response(status=204)
 
     async def _hindered(self, what: str) -> web.Response | None:

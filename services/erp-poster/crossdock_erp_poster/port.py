@@ -103,14 +103,14 @@ class ErpPort:
             self._answers = deque(answer for answer in self._answers if answer.state_key not in state_keys)
 
     def close(self) -> None:
-        """Stop the background thread; calls in flight are abandoned."""
+        """Stop the background thread; calls in flight are abandoned. May be called again."""
         with self._lock:
-            loop, self._closing = self._loop, True
-            if loop is None or self._failure is not None:
-                return
-            loop.call_soon_threadsafe(self._news.set)
-        assert self._thread is not None
-        self._thread.join(_CLOSE_TIMEOUT_S)
+            running = self._loop is not None and not self._closing and self._failure is None
+            self._closing = True
+            if running and self._loop is not None:
+                self._loop.call_soon_threadsafe(self._news.set)
+        if self._thread is not None:
+            self._thread.join(_CLOSE_TIMEOUT_S)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
