@@ -49,12 +49,12 @@ def up(announce: Announce) -> tuple[ComponentStatus, ...]:
         kafka, url = addresses.bootstrap_servers(), addresses.schema_registry_url()
         if addresses.kafka_is_external():
             announce(f"{KAFKA}: using {kafka} from {addresses.BOOTSTRAP_VARIABLE}; nothing started")
-            _require(KAFKA, kafka, addresses.BOOTSTRAP_VARIABLE, broker.answers(kafka, timeout_s=10.0))
+            _require(KAFKA, kafka, addresses.BOOTSTRAP_VARIABLE, broker.answers(kafka, timeout_s=5.0))
         else:
             _start_kafka(announce)
         if addresses.registry_is_external():
             announce(f"{REGISTRY}: using {url} from {addresses.REGISTRY_URL_VARIABLE}; nothing started")
-            _require(REGISTRY, url, addresses.REGISTRY_URL_VARIABLE, registry_answers(url, timeout_s=10.0))
+            _require(REGISTRY, url, addresses.REGISTRY_URL_VARIABLE, registry_answers(url, timeout_s=5.0))
         else:
             _start_registry(announce)
     return status()

@@ -59,9 +59,7 @@ def test_jars_are_fetched_once_whole_and_again_when_the_pom_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Stands for Maven: makes the jar in the directory it is told, and counts its calls.
-    fetch = (
-        f'echo x >> {tmp_path}/calls; for a; do case $a in -Dout*) d="${{a#*=}}";; esac; done'
-    )
+    fetch = f'echo x >> {tmp_path}/calls; for a; do case $a in -Dout*) d="${{a#*=}}";; esac; done'
     program(tmp_path / "bin", "mvn", f'{fetch}; mkdir -p "$d"; echo jar > "$d/kafka_2.13-4.1.1.jar"')
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     library = tmp_path / "lib"

@@ -22,7 +22,7 @@ from crossdock_local.registry.records import Record
 TOPIC = "_schemas"
 # One id for every registry on a cluster: initialising it fences whoever held it before.
 TRANSACTIONAL_ID = "crossdock-schema-registry"
-TIMEOUT_S = 10.0
+TIMEOUT_S = 5.0
 
 
 class LogUnavailableError(Exception):
