@@ -36,7 +36,7 @@ def up(as_json: AsJson = False) -> None:
         return
     print()
     _print_table(components)
-    print("\nNext: crossdock schemas register   (then: crossdock status, crossdock down)")
+    print("\nNext: crossdock schemas register, then crossdock topics apply")
 
 
 def down(wipe: Wipe = False, as_json: AsJson = False) -> None:

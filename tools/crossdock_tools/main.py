@@ -1,7 +1,7 @@
 """The `crossdock` command: the composition root that puts the command groups together.
 
 Each group is a module whose commands import what is heavy only when they run, so that `crossdock --help`
-stays fast. A group with its own failures that a user can put right adds their class to `ANTICIPATED`.
+stays fast. A group with its own failures that a user can put right adds their class to `anticipated`.
 """
 
 import sys
@@ -10,10 +10,9 @@ import typer
 
 from crossdock_local.errors import LocalError
 from crossdock_tools import infrastructure, topics
+from crossdock_tools import trace as tracing
 from crossdock_tools.schemas import commands as schemas
 from crossdock_tools.schemas.contracts import ContractError
-
-ANTICIPATED: tuple[type[Exception], ...] = (LocalError, ContractError)
 
 app = typer.Typer(
     name="crossdock",
@@ -26,6 +25,7 @@ app = typer.Typer(
 app.command("up")(infrastructure.up)
 app.command("down")(infrastructure.down)
 app.command("status")(infrastructure.status)
+app.command("trace")(tracing.trace)
 app.add_typer(schemas.app, name="schemas")
 app.add_typer(topics.app, name="topics")
 
@@ -34,9 +34,19 @@ def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit code 1, no traceback."""
     try:
         app()
-    except ANTICIPATED as error:
+    except Exception as error:
+        if not isinstance(error, anticipated()):
+            raise
         print(f"crossdock: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def anticipated() -> tuple[type[Exception], ...]:
+    """The failures a user can put right. Imported only after one: Kafka's client is slow to load."""
+    from crossdock_eventing.broker.failure import BrokerError
+    from crossdock_eventing.registry import UnknownSchema
+
+    return (LocalError, ContractError, BrokerError, UnknownSchema, tracing.TraceError)
 
 
 if __name__ == "__main__":

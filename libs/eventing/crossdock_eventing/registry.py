@@ -7,11 +7,14 @@ with the command that mends it.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
-from confluent_kafka.schema_registry.error import SchemaRegistryError
+with warnings.catch_warnings(record=True):
+    # The client imports an OAuth library that insists on telling every process of a rename inside itself.
+    from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+    from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 
 class UnknownSchema(Exception):

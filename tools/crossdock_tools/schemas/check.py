@@ -244,7 +244,9 @@ def _code(repository: Repository) -> Iterator[Finding]:
         try:
             reads, writes = _said_by_code(name)
         except ImportError as error:
-            yield Finding(f"services/{name}", "catalogue", f"its settings.py and service.py do not import: {error}")
+            yield Finding(
+                f"services/{name}", "catalogue", f"its settings.py and service.py do not import: {error}"
+            )
             continue
         catalogued_reads = {
             record for topic in repository.topics.values() for record in topic.consumers.get(name, ())

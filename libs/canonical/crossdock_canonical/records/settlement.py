@@ -89,9 +89,10 @@ class LinesMatched:
     batch: Batch that was matched.
     sha256: Digest of the file.
     line_count: Lines in the batch.
+    currency: ISO 4217 code of the lines; several, comma separated, never add up to a settlement.
     sum_minor: Sum of the amounts that the currency can hold.
     classes: Class totals; every line is in exactly one class or residual.
-    residuals: Lines that could not be explained.
+    residuals: Lines that could not be explained; amount_differs is a finding on a classed line and carries no amount.
     """
 
     SCHEMA: ClassVar[str] = "retail.settlement.LinesMatched"
@@ -99,13 +100,14 @@ class LinesMatched:
     KEY: ClassVar[tuple[str, ...]] = ("settlement_id",)
     IDENTITY: ClassVar[tuple[str, ...]] = ("subject", "sha256", "batch",)
     CORRELATION: ClassVar[str | None] = "settlement_id"
-    AVSC: ClassVar[str] = '{"type":"record","name":"LinesMatched","namespace":"retail.settlement","doc":"Lines of one subject are classed; inert until the settlement is declared.","identity":["subject","sha256","batch"],"fields":[{"name":"meta","type":{"type":"record","name":"Meta","namespace":"retail.common","doc":"Envelope that every record carries in its payload, so that identity and causation survive sinks and joins.","fields":[{"name":"event_id","type":"string","doc":"UUIDv5 of causation id, service, record type and business discriminator: processing the same input again gives the same id."},{"name":"correlation_id","type":"string","doc":"Business thread of the record: the order id, else the settlement id, else the thread of its cause."},{"name":"causation_id","type":"string","doc":"Id of the record, delivery or timer that caused this one.","default":""},{"name":"occurred_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it happened in the business, UTC."},{"name":"recorded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When Crossdock learned of it, UTC."},{"name":"source","type":"string","doc":"Service or edge that wrote the record."},{"name":"attributes","type":{"type":"map","values":"string"},"doc":"Channel extensions that travel untouched.","default":{}}]},"doc":"Envelope: identity, causation and times of this record."},{"name":"settlement_id","type":"string","doc":"Settlement; the key."},{"name":"subject","type":"string","doc":"Order id, or the settlement id."},{"name":"batch","type":"long","doc":"Batch that was matched."},{"name":"sha256","type":"string","doc":"Digest of the file."},{"name":"line_count","type":"long","doc":"Lines in the batch."},{"name":"sum_minor","type":"long","doc":"Sum of the amounts that the currency can hold."},{"name":"classes","type":{"type":"array","items":{"type":"record","name":"ClassTotal","namespace":"retail.settlement","doc":"Sum of the lines of one class.","fields":[{"name":"line_class","type":"string","doc":"principal, tax, shipping, promotion, fee, facilitator_tax, chargeback, refund, reserve, adjustment."},{"name":"amount_minor","type":"long","doc":"Signed sum, minor units."},{"name":"lines","type":"long","doc":"How many lines."}]}},"doc":"Class totals; every line is in exactly one class or residual."},{"name":"residuals","type":{"type":"array","items":{"type":"record","name":"Residual","namespace":"retail.settlement","doc":"A line that could not be explained, by name.","fields":[{"name":"name","type":"string","doc":"unknown_order, unknown_label, unrepresentable_amount, ambiguous_item, amount_differs, declared_differs."},{"name":"line_no","type":"long","doc":"Line of the file; 0 for the file as a whole."},{"name":"amount_minor","type":"long","doc":"Amount in minor units; 0 when it cannot be held."},{"name":"raw_amount","type":"string","doc":"Amount as given.","default":""},{"name":"detail","type":"string","doc":"More for people.","default":""},{"name":"owner","type":"string","doc":"Team that resolves it.","default":""}]}},"doc":"Lines that could not be explained.","default":[]}]}'
+    AVSC: ClassVar[str] = '{"type":"record","name":"LinesMatched","namespace":"retail.settlement","doc":"Lines of one subject are classed; inert until the settlement is declared.","identity":["subject","sha256","batch"],"fields":[{"name":"meta","type":{"type":"record","name":"Meta","namespace":"retail.common","doc":"Envelope that every record carries in its payload, so that identity and causation survive sinks and joins.","fields":[{"name":"event_id","type":"string","doc":"UUIDv5 of causation id, service, record type and business discriminator: processing the same input again gives the same id."},{"name":"correlation_id","type":"string","doc":"Business thread of the record: the order id, else the settlement id, else the thread of its cause."},{"name":"causation_id","type":"string","doc":"Id of the record, delivery or timer that caused this one.","default":""},{"name":"occurred_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it happened in the business, UTC."},{"name":"recorded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When Crossdock learned of it, UTC."},{"name":"source","type":"string","doc":"Service or edge that wrote the record."},{"name":"attributes","type":{"type":"map","values":"string"},"doc":"Channel extensions that travel untouched.","default":{}}]},"doc":"Envelope: identity, causation and times of this record."},{"name":"settlement_id","type":"string","doc":"Settlement; the key."},{"name":"subject","type":"string","doc":"Order id, or the settlement id."},{"name":"batch","type":"long","doc":"Batch that was matched."},{"name":"sha256","type":"string","doc":"Digest of the file."},{"name":"line_count","type":"long","doc":"Lines in the batch."},{"name":"currency","type":"string","doc":"ISO 4217 code of the lines; several, comma separated, never add up to a settlement.","default":""},{"name":"sum_minor","type":"long","doc":"Sum of the amounts that the currency can hold."},{"name":"classes","type":{"type":"array","items":{"type":"record","name":"ClassTotal","namespace":"retail.settlement","doc":"Sum of the lines of one class.","fields":[{"name":"line_class","type":"string","doc":"principal, tax, shipping, promotion, fee, facilitator_tax, chargeback, refund, reserve, adjustment."},{"name":"amount_minor","type":"long","doc":"Signed sum, minor units."},{"name":"lines","type":"long","doc":"How many lines."}]}},"doc":"Class totals; every line is in exactly one class or residual."},{"name":"residuals","type":{"type":"array","items":{"type":"record","name":"Residual","namespace":"retail.settlement","doc":"A line that could not be explained, by name.","fields":[{"name":"name","type":"string","doc":"unknown_order, unknown_label, unrepresentable_amount, ambiguous_item, amount_differs, declared_differs."},{"name":"line_no","type":"long","doc":"Line of the file; 0 for the file as a whole."},{"name":"amount_minor","type":"long","doc":"Amount in minor units; 0 when it cannot be held."},{"name":"raw_amount","type":"string","doc":"Amount as given.","default":""},{"name":"detail","type":"string","doc":"More for people.","default":""},{"name":"owner","type":"string","doc":"Team that resolves it.","default":""}]}},"doc":"Lines that could not be explained; amount_differs is a finding on a classed line and carries no amount.","default":[]}]}'
 
     settlement_id: str
     subject: str
     batch: int
     sha256: str
     line_count: int
+    currency: str = ""
     sum_minor: int
     classes: tuple[ClassTotal, ...]
     residuals: tuple[Residual, ...] = ()
@@ -117,6 +119,7 @@ class LinesMatched:
             "batch": self.batch,
             "sha256": self.sha256,
             "line_count": self.line_count,
+            "currency": self.currency,
             "sum_minor": self.sum_minor,
             "classes": [item.to_avro() for item in self.classes],
             "residuals": [item.to_avro() for item in self.residuals],
@@ -130,6 +133,7 @@ class LinesMatched:
             batch=value["batch"],
             sha256=value["sha256"],
             line_count=value["line_count"],
+            currency=value["currency"],
             sum_minor=value["sum_minor"],
             classes=tuple([ClassTotal.from_avro(item) for item in value["classes"]]),
             residuals=tuple([Residual.from_avro(item) for item in value["residuals"]]),

@@ -529,3 +529,26 @@ def test_the_cluster_and_its_topics_are_identified(bench: Any) -> None:
     assert bench.admin.cluster_id() == bench.broker.admin().cluster_id()
     with pytest.raises(BrokerRefused):
         bench.admin.partitions("no-such-topic")
+
+
+def test_a_reader_that_starts_at_a_trailing_marker_still_reaches_the_end(bench: Any) -> None:
+    """Else a restore from a checkpoint at the end of the log would never finish."""
+    topic = bench.topic()
+    bench.publish(topic, b"1")
+    reader = bench.broker.reader()
+    bench.until(lambda: reader.watermarks(at(topic)).high == 2)
+    reader.assign({at(topic): 1})
+    bench.until(lambda: reader.position(at(topic)) >= 2, lambda: reader.poll(10, 0.05))
+    reader.close()
+
+
+def test_a_consumer_that_starts_at_a_trailing_marker_still_reaches_the_end(bench: Any) -> None:
+    """Else a timer of an idle partition would wait for ever for input that cannot come."""
+    topic = bench.topic()
+    bench.publish(topic, b"1")
+    member = bench.member(bench.group(topic), topic)
+    bench.until(lambda: len(member.records) == 1, member.poll)
+    member.consumer.seek(at(topic), 1)
+    bench.until(lambda: (member.consumer.position(at(topic)) or 0) >= 2, member.poll)
+    member.consumer.seek(at(topic), 0)
+    assert (member.consumer.position(at(topic)) or 0) < 2

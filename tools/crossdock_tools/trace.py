@@ -1,0 +1,189 @@
+"""`crossdock trace`: one order's whole life, told from the topics alone.
+
+An order's events share its correlation id, the order id; the causation ids make them a tree. Told in causal order: a cause
+stands before its effects, and among what is free to come, the earliest recorded comes first.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from crossdock_canonical.records import ChannelOrderReceived
+from crossdock_eventing import names
+from crossdock_eventing.broker.interface import Record
+from crossdock_eventing.envelope import header
+from crossdock_tools.schemas.commands import JsonOption
+from crossdock_tools.topic_reader import Entry, TopicReader
+
+
+class TraceError(Exception):
+    """The order cannot be found; the text says what was looked at and what to try."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One event of a life. `delay_ms` is the time since its cause was recorded; None where the cause is outside."""
+
+    event: str
+    service: str
+    topic: str
+    partition: int
+    offset: int
+    recorded_at: str
+    delay_ms: float | None
+    event_id: str
+    causation_id: str
+    summary: str
+
+
+def trace(
+    ref: Annotated[str, typer.Option(help="The channel's id or number of the order, or our order id.")],
+    channel: Annotated[str | None, typer.Option(help="Selling channel: shopify, amazon, pos.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell one order's whole life: every event in causal order, with service, topic, partition, offset and delay."""
+    from crossdock_eventing.broker.confluent import ConfluentBroker
+    from crossdock_eventing.registry import ConfluentRegistry
+    from crossdock_local.addresses import bootstrap_servers, schema_registry_url
+    from crossdock_tools.schemas.commands import repository
+
+    found = repository(None)
+    broker, registry = ConfluentBroker(bootstrap_servers()), ConfluentRegistry(schema_registry_url())
+    intake = TopicReader(broker, registry, [ChannelOrderReceived.TOPIC])
+    try:
+        order_id = find_order(intake.entries(), ref=ref, channel=channel)
+    finally:
+        intake.close()
+    services = {service for topic in found.topics.values() for service in topic.consumers}
+    everything = TopicReader(broker, registry, [*found.topics])
+    given_up = TopicReader(
+        broker, registry, [names.dead_letter_topic(service) for service in sorted(services)]
+    )
+    try:
+        steps = tell(everything.entries(correlation_id=order_id))
+        letters = [
+            _letter(record)
+            for record in given_up.records()
+            if header(record.headers, "correlation_id") == order_id.encode()
+        ]
+    finally:
+        everything.close()
+        given_up.close()
+    if as_json:
+        print(
+            json.dumps(
+                {"order_id": order_id, "events": [_as_dict(s) for s in steps], "dead_letters": letters},
+                indent=1,
+            )
+        )
+        return
+    _print(order_id, steps, letters)
+
+
+def find_order(intake: Iterable[Entry], *, ref: str, channel: str | None) -> str:
+    """The order id behind a channel's reference. Raises TraceError when none or several match."""
+    found: dict[str, str] = {}
+    for entry in intake:
+        match entry.body:
+            case ChannelOrderReceived() as order if ref in (
+                order.order_id,
+                order.external_id,
+                order.external_name,
+            ):
+                if channel in (None, order.channel):
+                    found[order.order_id] = f"{order.channel} {order.shop} {order.external_id}"
+            case _:
+                pass
+    if not found:
+        where = f"of channel {channel}" if channel else "of any channel"
+        raise TraceError(
+            f"no order {ref!r} {where} is in {ChannelOrderReceived.TOPIC}; check the reference and the channel"
+        )
+    if len(found) > 1:
+        raise TraceError(
+            f"{ref!r} names {len(found)} orders: " + "; ".join(f"{i} ({n})" for i, n in found.items())
+        )
+    return next(iter(found))
+
+
+def tell(entries: Iterable[Entry]) -> list[Step]:
+    """The entries in causal order."""
+    by_id = {entry.meta.event_id: entry for entry in entries}
+    children: dict[str, list[Entry]] = {}
+    free: list[tuple[Any, str]] = []
+    for entry in by_id.values():
+        if entry.meta.causation_id in by_id:
+            children.setdefault(entry.meta.causation_id, []).append(entry)
+        else:
+            free.append((entry.meta.recorded_at, entry.meta.event_id))
+    heapq.heapify(free)
+    steps = []
+    while free:
+        _, event_id = heapq.heappop(free)
+        entry = by_id[event_id]
+        steps.append(_step(entry, by_id.get(entry.meta.causation_id)))
+        for child in children.get(event_id, ()):
+            heapq.heappush(free, (child.meta.recorded_at, child.meta.event_id))
+    return steps
+
+
+def _step(entry: Entry, cause: Entry | None) -> Step:
+    delay = None
+    if cause is not None:
+        delay = round((entry.meta.recorded_at - cause.meta.recorded_at).total_seconds() * 1000, 1)
+    return Step(
+        event=type(entry.body).__name__,
+        service=entry.meta.source.rsplit("/", 1)[-1],
+        topic=entry.record.topic,
+        partition=entry.record.partition,
+        offset=entry.record.offset,
+        recorded_at=entry.meta.recorded_at.isoformat(),
+        delay_ms=delay,
+        event_id=entry.meta.event_id,
+        causation_id=entry.meta.causation_id,
+        summary=_summary(entry.body),
+    )
+
+
+_TOLD = ("shipment_id", "fulfillment_order_id", "sku", "location", "units", "reason_code", "document_type", "external_ref",
+         "tracking", "amount", "total", "verdict", "kind", "status")  # fmt: skip
+
+
+def _letter(record: Record) -> str:
+    code = header(record.headers, "crossdock-error-code") or b"?"
+    return f"{record.topic}[{record.partition}]@{record.offset}: {code.decode(errors='replace')}"
+
+
+def _summary(body: Any) -> str:
+    said = [
+        f"{name}={getattr(body, name)}" for name in _TOLD if getattr(body, name, None) not in (None, "", ())
+    ]
+    return " ".join(said[:4])
+
+
+def _as_dict(step: Step) -> dict[str, Any]:
+    return {name: getattr(step, name) for name in step.__slots__}
+
+
+def _print(order_id: str, steps: list[Step], letters: list[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"order {order_id}", title_justify="left")
+    for column in ("recorded (UTC)", "delay ms", "service", "event", "where", "what"):
+        table.add_column(column, justify="right" if column == "delay ms" else "left", overflow="fold")
+    for step in steps:
+        delay = "" if step.delay_ms is None else f"{step.delay_ms:.0f}"
+        where = f"{step.topic}[{step.partition}]@{step.offset}"
+        table.add_row(step.recorded_at[11:23], delay, step.service, step.event, where, step.summary)
+    console = Console()
+    console.print(table)
+    for letter in letters:
+        console.print(f"dead letter: {letter}")
+    console.print(f"{len(steps)} events, {len(letters)} dead letters")
