@@ -1,6 +1,6 @@
 """An ERP to post business documents to: its own books, faults on demand, and a verdict on what it was sent.
 
-    python -m crossdock_simulators.erp --port 9103 [--books FILE] [--unique]
+    python -m crossdock_simulators.erp [--host 127.0.0.1] --port 9103 [--books FILE] [--unique]
 
 Used by the demo and the tests; no service imports it. It takes every document it is sent, even one whose
 reference it holds already, so that a double posting shows in `GET /books`; with `--unique` it refuses the
@@ -264,14 +264,15 @@ class Erp:
 
 
 def main() -> None:
-    """Serve on the loopback address until interrupted."""
+    """Serve until interrupted; on the loopback address unless told otherwise."""
     parser = argparse.ArgumentParser(description="Simulated ERP")
+    parser.add_argument("--host", default="127.0.0.1", help="interface to listen on")
     parser.add_argument("--port", type=int, default=9103)
     parser.add_argument("--books", type=Path, help="file that keeps the books over a restart")
     parser.add_argument("--unique", action="store_true", help="refuse a reference that is booked already")
     options = parser.parse_args()
     erp = Erp(Books(options.books, unique=options.unique))
-    web.run_app(erp.application(), host="127.0.0.1", port=options.port, print=None)
+    web.run_app(erp.application(), host=options.host, port=options.port, print=None)
 
 
 if __name__ == "__main__":

@@ -77,6 +77,21 @@ def test_nothing_is_built_that_the_workspace_does_not_have(project: dict[str, An
     assert sorted(set(built.values()) - {"simulators", "tools"}) == SERVICES
 
 
+def test_addresses_of_simulators_are_where_they_listen(project: dict[str, Any]) -> None:
+    listening = {
+        f"http://{name}:{project['services'][name]['command'][-1]}"
+        for name in SIMULATORS
+        if project["services"][name]["command"][3:5] == ["--host", "0.0.0.0"]
+    }
+    named = {
+        address
+        for entry in project["services"].values()
+        for value in entry.get("environment", {}).values()
+        for address in re.findall(r"http://[a-z]+:91\d\d", value)
+    }
+    assert named == listening
+
+
 def test_what_is_referred_to_exists(project: dict[str, Any]) -> None:
     for name, entry in project["services"].items():
         assert set(entry.get("depends_on", ())) <= project["services"].keys(), name
