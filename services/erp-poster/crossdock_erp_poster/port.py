@@ -105,10 +105,10 @@ class ErpPort:
     def close(self) -> None:
         """Stop the background thread; calls in flight are abandoned. May be called again."""
         with self._lock:
-            running = self._loop is not None and not self._closing and self._failure is None
+            loop = None if self._closing or self._failure is not None else self._loop
             self._closing = True
-            if running and self._loop is not None:
-                self._loop.call_soon_threadsafe(self._news.set)
+            if loop is not None:
+                loop.call_soon_threadsafe(self._news.set)
         if self._thread is not None:
             self._thread.join(_CLOSE_TIMEOUT_S)
 
