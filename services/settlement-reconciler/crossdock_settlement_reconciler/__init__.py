@@ -1,0 +1,1 @@
+"""The settlement reconciler: payout files matched line by line, every residual named, proved to the cent."""
