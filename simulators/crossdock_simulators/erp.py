@@ -168,7 +168,7 @@ class Erp:
         return web.json_response({"status": "ok"})
 
     async def _post(self, request: web.Request) -> web.Response:
-        document = await request.json()  # before any delay: a client that gives up has sent it all the same
+        document = await _json(request)  # before any delay: a client that gives up has sent it all the same
         if refusal := await self._hindered("post"):
             return refusal
         result = self._take(document)
@@ -176,7 +176,7 @@ class Erp:
         return web.json_response(result, status=result["status"])
 
     async def _post_batch(self, request: web.Request) -> web.Response:
-        documents = await request.json()
+        documents = await _json(request)
         if refusal := await self._hindered("batch"):
             return refusal
         results = [self._take(document) for document in documents]
@@ -213,7 +213,7 @@ class Erp:
 
     async def _set_faults(self, request: web.Request) -> web.Response:
         try:
-            faults = Faults(**await request.json())
+            faults = Faults(**await _json(request))
         except TypeError as error:
             return web.json_response({"code": "unknown_fault", "detail": str(error)}, status=400)
         self.set_faults(faults, now_s=asyncio.get_running_loop().time())
@@ -261,6 +261,15 @@ class Erp:
         every = self._faults.lose_answer_every
         if every and self._postings % every == 0 and request.transport is not None:
             request.transport.abort()
+
+
+async def _json(request: web.Request) -> Any:
+    """The body; answers 400 when it is none."""
+    try:
+        return await request.json()
+    except json.JSONDecodeError as error:
+        refusal = json.dumps({"code": "not_json", "detail": str(error)})
+        raise web.HTTPBadRequest(text=refusal, content_type="application/json") from None
 
 
 def main() -> None:

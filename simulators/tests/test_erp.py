@@ -171,6 +171,11 @@ async def test_an_unknown_fault_is_refused_by_name(client):
         assert "outage" in (await answer.json())["detail"]
 
 
+async def test_a_body_that_is_no_json_is_the_senders_fault(client):
+    async with client.post("/documents", data=b"{") as answer:
+        assert (answer.status, (await answer.json())["code"]) == (400, "not_json")
+
+
 async def test_books_survive_a_restart(tmp_path: Path):
     path = tmp_path / "books.jsonl"
     before = Books(path)
