@@ -10,7 +10,6 @@ from __future__ import annotations
 from datetime import datetime
 
 from crossdock_canonical.decider import Ignored, Rejected
-from crossdock_canonical.identity import LineId
 from crossdock_canonical.records import (
     CancelConfirmed,
     CancelDeclined,
@@ -23,7 +22,8 @@ from crossdock_canonical.records import (
     WarehouseLine,
 )
 from crossdock_fulfillment_router.decision import Decision
-from crossdock_fulfillment_router.model import (
+from crossdock_fulfillment_router.events import (
+    AskAnswered,
     AskRefused,
     AwaitedMatched,
     CancelAsked,
@@ -31,12 +31,15 @@ from crossdock_fulfillment_router.model import (
     CancellationOpened,
     CancellationPostponed,
     HeldUnitsCancelled,
-    Lines,
     PickupOpened,
     PickupRecalled,
-    Policy,
     UnitsRefused,
     WaitingUnitsCancelled,
+)
+from crossdock_fulfillment_router.model import (
+    Lines,
+    Policy,
+    asked_back,
     common,
     find_cancellation,
     find_order,
@@ -45,11 +48,18 @@ from crossdock_fulfillment_router.model import (
     less,
     merged,
     parse_number,
+    pickup_timer,
     total,
     uncancelled,
     waiting,
 )
-from crossdock_fulfillment_router.state_records import CancelAsk, FulfillmentOrder, Release, RoutingState
+from crossdock_fulfillment_router.state_records import (
+    CancelAsk,
+    FulfillmentOrder,
+    FulfillmentStatus,
+    Release,
+    RoutingState,
+)
 
 
 def cancel(decision: Decision, command: CancelFulfillment, *, now: datetime, policy: Policy) -> None:
@@ -85,8 +95,12 @@ def apply_awaited(decision: Decision, release: Release) -> None:
             _take_back(decision, cancellation.cancel_id, matched)
 
 
-def confirmed(decision: Decision, command: CancelConfirmed, *, now: datetime, policy: Policy) -> None:
-    """A location stopped units: they are free. What it was asked to stop and does not name is refused."""
+def confirmed(decision: Decision, command: CancelConfirmed) -> None:
+    """A location stopped units: they are free. What it was asked to stop and does not name is refused.
+
+    Units that the cancellation waits for no longer (it was told that they ship, or had missing ones instead)
+    serve another cancellation, else they are cancelled on their own: they will not ship in any case.
+    """
     stopped = merged(
         FulfillmentLine(line_id=line.line_id, sku=line.sku, units=line.units) for line in command.lines
     )
@@ -98,46 +112,63 @@ def confirmed(decision: Decision, command: CancelConfirmed, *, now: datetime, po
     if found is None:
         return
     order, ask = found
-    asked, held = total(ask.lines), total(order.lines)
+    order_id = command.fulfillment_order_id
+    asked, held = total(ask.asked), total(order.lines)
     for line in stopped:
-        if line.units > min(asked.get(line.line_id, 0), held.get(line.line_id, 0)):
+        if line.units > asked.get(line.line_id, 0):
             raise Rejected(
-                "fulfillment.more_than_asked",
-                f"{command.fulfillment_order_id} stopped {line.units} of line {line.line_id} for {ask.cancel_id}",
+                "fulfillment.more_than_asked", f"{order_id} stopped {line.units} of line {line.line_id}"
             )
-    if ask.lapsed:
-        # The order believes that these units ship, so another cancellation may have asked for them since.
-        refuse_excess(decision, order, stopped, "already_cancelled")
-    slip = f"{command.fulfillment_order_id}/cancelled/{ask.cancel_id}"
+        if line.units > held.get(line.line_id, 0):
+            raise Rejected(
+                "fulfillment.more_than_held", f"{order_id} stopped {line.units} of line {line.line_id}"
+            )
+    slip = f"{order_id}/cancelled/{ask.cancel_id}"
     decision.release_hard(order, stopped, slip=slip, scope=ReleaseScope.HARD_TO_FREE)
-    decision.emit(HeldUnitsCancelled(cancel_id=ask.cancel_id, number=order.number, lines=stopped))
-    if ask.lapsed:
+    left = total(stopped)
+    own = common(ask.lines, left)
+    if rest := less(ask.lines, own):
+        _refuse(decision, order, ask, rest, "location_declined")
+    shares = [(ask.cancel_id, own)]
+    shares += [(other.cancel_id, common(other.lines, left)) for other in order.asks if other is not ask]
+    late = common(stopped, left)
+    shares.append((late_id := f"{ask.cancel_id}/late/{order.number}", late))
+    for cancel_id, lines in shares:
+        if lines:
+            decision.emit(HeldUnitsCancelled(cancel_id=cancel_id, number=order.number, lines=lines))
+    if late:
         decision.emit(
             FulfillmentCancelled(
-                order_id=decision.state.order_id,
-                cancel_id=f"{ask.cancel_id}/late/{order.number}",
-                lines=stopped,
-                reason="late_confirmation",
+                order_id=decision.state.order_id, cancel_id=late_id, lines=late, reason="late_confirmation"
             )
         )
-    elif rest := less(ask.lines, stopped):
-        _refuse(decision, order.number, ask, rest, "location_declined", now=now, policy=policy)
+    _close_ask(decision, order, ask.cancel_id)
 
 
-def declined(decision: Decision, command: CancelDeclined, *, now: datetime, policy: Policy) -> None:
+def declined(decision: Decision, command: CancelDeclined) -> None:
     """A location does not stop units: they ship. No lines means everything that it was asked to stop."""
     found = _open_ask(decision, command)
     if found is None:
         return
     order, ask = found
-    if ask.lapsed:
-        decision.emit(Ignored("fulfillment.cancel_answered", f"the order knows that {ask.cancel_id} ships"))
-        return
     named = (FulfillmentLine(line_id=line.line_id, sku=line.sku, units=line.units) for line in command.lines)
     refused = common(ask.lines, total(named)) if command.lines else ask.lines
-    _refuse(
-        decision, order.number, ask, refused, command.reason or "location_declined", now=now, policy=policy
-    )
+    if ask.declined or (ask.lines and not refused):
+        decision.emit(Ignored("fulfillment.cancel_answered", command.cancel_id))
+        return
+    if refused:
+        _refuse(decision, order, ask, refused, command.reason or "location_declined", declined=True)
+    if refused == ask.lines:
+        _close_ask(decision, order, ask.cancel_id)
+
+
+def settle_ask(decision: Decision, order: FulfillmentOrder, ask: CancelAsk) -> None:
+    """Take back everything that a cancellation wants of a fulfilment order.
+
+    Whose promise goes is the caller's part.
+    """
+    decision.emit(HeldUnitsCancelled(cancel_id=ask.cancel_id, number=order.number, lines=ask.lines))
+    _close_ask(decision, order, ask.cancel_id)
 
 
 def overdue(decision: Decision, cancel_id: str, *, now: datetime, policy: Policy) -> None:
@@ -151,7 +182,7 @@ def overdue(decision: Decision, cancel_id: str, *, now: datetime, policy: Policy
         (order, ask)
         for order in decision.state.fulfillment_orders
         for ask in order.asks
-        if ask.cancel_id == cancel_id
+        if ask.cancel_id == cancel_id and ask.lines
     ]
     if cancellation.recall:
         decision.emit(CancellationPostponed(cancel_id=cancel_id, due=now + policy.recall_interval))
@@ -170,11 +201,7 @@ def overdue(decision: Decision, cancel_id: str, *, now: datetime, policy: Policy
         decision.emit(CancellationPostponed(cancel_id=cancel_id, due=now + policy.cancel_deadline))
         return
     for order, ask in orders:
-        decision.emit(
-            AskRefused(
-                cancel_id=cancel_id, number=order.number, lines=ask.lines, refusal="no_answer", lapsed=True
-            )
-        )
+        _refuse(decision, order, ask, ask.lines, "no_answer")
 
 
 def recall_pickup(decision: Decision, number: int, *, now: datetime, policy: Policy) -> None:
@@ -201,13 +228,10 @@ def recall_pickup(decision: Decision, number: int, *, now: datetime, policy: Pol
     _request(decision, order, cancel_id, lines)
 
 
-def refuse_excess(decision: Decision, order: FulfillmentOrder, leaving: Lines, refusal: str) -> None:
-    """Units leave a fulfilment order.
-
-    What its open asks can no longer get is refused, the latest ask first.
-    """
+def refuse_shipped(decision: Decision, order: FulfillmentOrder, leaving: Lines) -> None:
+    """Units are about to ship: what open asks can no longer get is refused, the latest ask first."""
     for ask, lines in _excess(order, leaving):
-        decision.emit(AskRefused(cancel_id=ask.cancel_id, number=order.number, lines=lines, refusal=refusal))
+        _refuse(decision, order, ask, lines, "already_shipped")
 
 
 def take_excess(
@@ -227,11 +251,9 @@ def take_excess(
     return leaving
 
 
-def settle(decision: Decision) -> None:
-    """Answer every cancellation of which nothing is open."""
-    asked = {
-        ask.cancel_id for order in decision.state.fulfillment_orders for ask in order.asks if not ask.lapsed
-    }
+def settle(decision: Decision, *, now: datetime, policy: Policy) -> None:
+    """Answer every cancellation of which nothing is open. Goods at a counter have a timer or are recalled."""
+    asked = {ask.cancel_id for order in decision.state.fulfillment_orders for ask in order.asks if ask.lines}
     for cancellation in decision.state.cancellations:
         if cancellation.awaited or cancellation.cancel_id in asked:
             continue
@@ -254,6 +276,15 @@ def settle(decision: Decision) -> None:
                     reason=cancellation.refusal,
                 )
             )
+
+    for order in decision.state.fulfillment_orders:
+        recalls = _recalls_of(decision.state, order.number)
+        if (
+            order.status is FulfillmentStatus.STAGED
+            and pickup_timer(order.number) not in decision.state.timers
+            and not any(ask.lines and ask.cancel_id.startswith(recalls) for ask in order.asks)
+        ):
+            decision.emit(PickupOpened(number=order.number, expires_at=now + policy.recall_interval))
 
 
 def _take_back(decision: Decision, cancel_id: str, wanted: Lines) -> None:
@@ -324,36 +355,32 @@ def _open_ask(
 
 def _refuse(
     decision: Decision,
-    number: int,
+    order: FulfillmentOrder,
     ask: CancelAsk,
     lines: Lines,
     refusal: str,
     *,
-    now: datetime,
-    policy: Policy,
+    declined: bool = False,
 ) -> None:
-    decision.emit(AskRefused(cancel_id=ask.cancel_id, number=number, lines=lines, refusal=refusal))
-    cancellation = find_cancellation(decision.state, ask.cancel_id)
-    if cancellation is not None and cancellation.recall:
-        decision.emit(PickupOpened(number=number, expires_at=now + policy.recall_interval))
+    decision.emit(
+        AskRefused(
+            cancel_id=ask.cancel_id, number=order.number, lines=lines, refusal=refusal, declined=declined
+        )
+    )
+
+
+def _close_ask(decision: Decision, order: FulfillmentOrder, cancel_id: str) -> None:
+    if find_order(decision.state, order.number) is not None:
+        decision.emit(AskAnswered(cancel_id=cancel_id, number=order.number))
 
 
 def _excess(order: FulfillmentOrder, leaving: Lines) -> list[tuple[CancelAsk, Lines]]:
     """Per open ask, what it can no longer get once `leaving` has left the fulfilment order."""
     stay = total(less(order.lines, leaving))
-    over: dict[LineId, int] = {}
-    for line in order.lines:
-        wanted = sum(
-            part.units
-            for ask in order.asks
-            if not ask.lapsed
-            for part in ask.lines
-            if part.line_id == line.line_id
-        )
-        over[line.line_id] = max(0, wanted - stay.get(line.line_id, 0))
-    return [
-        (ask, lines) for ask in reversed(order.asks) if not ask.lapsed and (lines := common(ask.lines, over))
-    ]
+    over = total(asked_back(order))
+    for line_id, units in over.items():
+        over[line_id] = max(0, units - stay.get(line_id, 0))
+    return [(ask, lines) for ask in reversed(order.asks) if (lines := common(ask.lines, over))]
 
 
 def _recalls_of(state: RoutingState, number: int) -> str:

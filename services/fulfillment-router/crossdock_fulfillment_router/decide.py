@@ -31,7 +31,8 @@ from crossdock_canonical.records import (
 )
 from crossdock_fulfillment_router import cancelling, reporting, routing
 from crossdock_fulfillment_router.decision import Decision
-from crossdock_fulfillment_router.model import FORGET, Closed, Event, Forgotten, Policy, is_closed
+from crossdock_fulfillment_router.events import Closed, Event, Forgotten
+from crossdock_fulfillment_router.model import FORGET, Policy, is_closed
 from crossdock_fulfillment_router.state_records import RoutingState
 
 Command = (
@@ -96,12 +97,12 @@ def decide(
         case PickupStaged():
             reporting.staged(decision, command, now=now, policy=policy)
         case CancelConfirmed():
-            cancelling.confirmed(decision, command, now=now, policy=policy)
+            cancelling.confirmed(decision, command)
         case CancelDeclined():
-            cancelling.declined(decision, command, now=now, policy=policy)
+            cancelling.declined(decision, command)
         case _:
             assert_never(command)
-    cancelling.settle(decision)
+    cancelling.settle(decision, now=now, policy=policy)
     if is_closed(decision.state) and FORGET not in decision.state.timers:
         decision.emit(Closed(forget_at=now + policy.retention))
     return decision.events

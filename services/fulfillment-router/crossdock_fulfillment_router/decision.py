@@ -9,8 +9,9 @@ from collections.abc import Iterable
 
 from crossdock_canonical.identity import LocationId
 from crossdock_canonical.records import FulfillmentLine, ReleaseScope, ReleaseStock, SlipLine
+from crossdock_fulfillment_router.events import Event
 from crossdock_fulfillment_router.evolve import evolve
-from crossdock_fulfillment_router.model import Event, fulfillment_order_id
+from crossdock_fulfillment_router.model import fulfillment_order_id
 from crossdock_fulfillment_router.state_records import FulfillmentOrder, Release, RoutingState
 
 

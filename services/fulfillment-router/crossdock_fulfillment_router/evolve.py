@@ -13,10 +13,10 @@ from dataclasses import replace
 from datetime import datetime
 
 from crossdock_canonical.identity import OrderId
-from crossdock_fulfillment_router.model import (
-    FORGET,
+from crossdock_fulfillment_router.events import (
     AllocationHeld,
     AllocationTurnedDown,
+    AskAnswered,
     AskRefused,
     AwaitedMatched,
     CancelAsked,
@@ -28,7 +28,6 @@ from crossdock_fulfillment_router.model import (
     Forgotten,
     FulfillmentOrderOpened,
     HeldUnitsCancelled,
-    Lines,
     LocationExcluded,
     PickupOpened,
     PickupRecalled,
@@ -39,6 +38,10 @@ from crossdock_fulfillment_router.model import (
     UnitsReturned,
     UnitsShipped,
     WaitingUnitsCancelled,
+)
+from crossdock_fulfillment_router.model import (
+    FORGET,
+    Lines,
     cancel_timer,
     find_order,
     find_release,
@@ -83,7 +86,7 @@ def evolve(state: RoutingState | None, event: Event) -> RoutingState | None:
             return _with_order(state, order)
         case AllocationTurnedDown():
             order = _order(state, event.number)
-            assert not order.asks, "cancelled units are settled before the others wait again"
+            assert not order.asks, "cancellations are answered before the other units wait again"
             release = find_release(state, order.release)
             state = _with_release(state, replace(release, attempts=release.attempts + 1))
             return _take(state, order, order.lines, lambda line, units: _waiting(line, units))
@@ -118,15 +121,24 @@ def evolve(state: RoutingState | None, event: Event) -> RoutingState | None:
             return _answered(state, event.cancel_id, taken=event.lines)
         case CancelAsked():
             order = _order(state, event.number)
-            ask = CancelAsk(cancel_id=event.cancel_id, lines=event.lines)
+            ask = CancelAsk(cancel_id=event.cancel_id, asked=event.lines, lines=event.lines)
             return _with_order(state, replace(order, asks=(*order.asks, ask)))
         case AskRefused():
             order = _without_ask(_order(state, event.number), event.cancel_id, event.lines)
-            if event.lapsed:
-                ask = CancelAsk(cancel_id=event.cancel_id, lines=event.lines, lapsed=True)
-                order = replace(order, asks=(*order.asks, ask))
+            if event.declined:
+                order = replace(
+                    order,
+                    asks=tuple(
+                        replace(ask, declined=True) if ask.cancel_id == event.cancel_id else ask
+                        for ask in order.asks
+                    ),
+                )
             state = _with_order(state, order)
             return _answered(state, event.cancel_id, refused=event.lines, refusal=event.refusal)
+        case AskAnswered():
+            order = _order(state, event.number)
+            asks = tuple(ask for ask in order.asks if ask.cancel_id != event.cancel_id)
+            return _with_order(state, replace(order, asks=asks))
         case UnitsRefused():
             return _answered(state, event.cancel_id, refused=event.lines, refusal=event.refusal)
         case AwaitedMatched():
@@ -227,13 +239,15 @@ def _with_release(state: RoutingState, release: Release) -> RoutingState:
 
 
 def _without_ask(order: FulfillmentOrder, cancel_id: str, lines: Lines) -> FulfillmentOrder:
-    asks = []
-    for ask in order.asks:
-        if ask.cancel_id != cancel_id:
-            asks.append(ask)
-        elif rest := less(ask.lines, lines):
-            asks.append(replace(ask, lines=rest))
-    return replace(order, asks=tuple(asks))
+    """The fulfilment order with these units of a cancellation settled.
+
+    The location may still have to answer it.
+    """
+    asks = tuple(
+        replace(ask, lines=less(ask.lines, lines)) if ask.cancel_id == cancel_id else ask
+        for ask in order.asks
+    )
+    return replace(order, asks=asks)
 
 
 def _with_cancellation(state: RoutingState, event: CancellationOpened) -> RoutingState:

@@ -1,11 +1,6 @@
-"""The router's private events, its policy, and what its state says.
+"""What the business decides about routing, arithmetic of lines, and what the state says.
 
-Every other module of the core stands on this one.
-
-Units travel one way: a release puts them in `waiting`; a fulfilment order takes them from there and holds
-them; from it they are shipped, cancelled or returned to `waiting`; what nobody can supply becomes
-`unfillable`. The private events below are exactly these movements; the published records tell others and
-change nothing here.
+The other modules of the core stand on this one and on `events`.
 """
 
 from __future__ import annotations
@@ -13,23 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from crossdock_canonical.decider import Ignored, Rejected
-from crossdock_canonical.identity import LineId, LocationId
-from crossdock_canonical.records import (
-    AllocateStock,
-    CancelRefused,
-    ConsumeStock,
-    FulfillmentCancelled,
-    FulfillmentCancelRequested,
-    FulfillmentLine,
-    FulfillmentRequested,
-    LinesUnfillable,
-    PickupReady,
-    ReleaseStock,
-    ShipmentDispatched,
-)
+from crossdock_canonical.decider import Rejected
+from crossdock_canonical.identity import LineId
+from crossdock_canonical.records import FulfillmentLine
 from crossdock_fulfillment_router.state_records import (
     Cancellation,
     Exclusion,
@@ -79,235 +62,6 @@ class Policy:
             attempts, 30
         )  # 2**30 times the first pause is beyond any retry_max; it only bounds the arithmetic.
         return min(self.retry_first * int(2**doublings), self.retry_max)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseAccepted:
-    """Every unit of the release waits for a location."""
-
-    order_id: str
-    release: Release
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FulfillmentOrderOpened:
-    """Waiting units became a fulfilment order whose stock is asked for."""
-
-    number: int
-    release: int
-    location: LocationId
-    lines: Lines
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AllocationHeld:
-    """The location holds the stock."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AllocationTurnedDown:
-    """The location does not hold the stock: the fulfilment order is gone, its units wait again."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocationExcluded:
-    """What this report of a location says is missing or turned down is not asked of it again."""
-
-    number: int
-    report: str
-    exclusions: tuple[Exclusion, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnitsReturned:
-    """Held units wait for another location until `route_until`."""
-
-    number: int
-    lines: Lines
-    route_until: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnitsShipped:
-    """Held units left or were collected."""
-
-    number: int
-    shipment_id: str
-    lines: Lines
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WaitingUnitsCancelled:
-    """Waiting units of a release were taken back."""
-
-    cancel_id: str
-    release: int
-    lines: Lines
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldUnitsCancelled:
-    """Units of a fulfilment order were taken back, as a cancellation had asked."""
-
-    cancel_id: str
-    number: int
-    lines: Lines
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CancellationOpened:
-    """A cancellation, or the recall of an expired pickup, has to be answered by `due`."""
-
-    order_id: str
-    cancel_id: str
-    reason: str
-    recall: bool
-    awaited: Lines
-    due: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CancelAsked:
-    """A fulfilment order has to answer for these lines of a cancellation."""
-
-    cancel_id: str
-    number: int
-    lines: Lines
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskRefused:
-    """Units of an ask ship, or have shipped.
-
-    `lapsed`: nobody said so, the answer is overdue and still counts when it comes.
-    """
-
-    cancel_id: str
-    number: int
-    lines: Lines
-    refusal: str
-    lapsed: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnitsRefused:
-    """Units that no fulfilment order had to answer for cannot be taken back."""
-
-    cancel_id: str
-    lines: Lines
-    refusal: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AwaitedMatched:
-    """The release of awaited lines has come, or never will.
-
-    Nothing of the cancellation is awaited any more.
-    """
-
-    cancel_id: str
-    lines: Lines
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CancellationPostponed:
-    """Part of the answer is still on its way; look again at `due`."""
-
-    cancel_id: str
-    due: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CancellationAnswered:
-    """Nothing of the cancellation is open any more."""
-
-    cancel_id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoutingPostponed:
-    """Waiting units are sourced again at `due`."""
-
-    release: int
-    due: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoutingGivenUp:
-    """No location supplies these waiting units."""
-
-    release: int
-    lines: Lines
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PickupOpened:
-    """The goods wait at the counter until `expires_at`."""
-
-    number: int
-    expires_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PickupRecalled:
-    """The store is asked to put the goods back."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Closed:
-    """Nothing is open: only what recognises late and repeated messages stays, until `forget_at`."""
-
-    forget_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forgotten:
-    """The stub is removed."""
-
-
-Published = (
-    AllocateStock
-    | ReleaseStock
-    | ConsumeStock
-    | FulfillmentRequested
-    | FulfillmentCancelRequested
-    | ShipmentDispatched
-    | PickupReady
-    | FulfillmentCancelled
-    | CancelRefused
-    | LinesUnfillable
-)
-Private = (
-    ReleaseAccepted
-    | FulfillmentOrderOpened
-    | AllocationHeld
-    | AllocationTurnedDown
-    | LocationExcluded
-    | UnitsReturned
-    | UnitsShipped
-    | WaitingUnitsCancelled
-    | HeldUnitsCancelled
-    | CancellationOpened
-    | CancelAsked
-    | AskRefused
-    | UnitsRefused
-    | AwaitedMatched
-    | CancellationPostponed
-    | CancellationAnswered
-    | RoutingPostponed
-    | RoutingGivenUp
-    | PickupOpened
-    | PickupRecalled
-    | Closed
-    | Forgotten
-)
-Event = Private | Published | Ignored
 
 
 def route_timer(release: int) -> str:
@@ -410,8 +164,8 @@ def waiting(release: Release) -> Lines:
 
 
 def asked_back(order: FulfillmentOrder) -> Lines:
-    """What open cancellations ask of the fulfilment order; an overdue ask counts no more."""
-    return tuple(line for ask in order.asks if not ask.lapsed for line in ask.lines)
+    """What cancellations wait for of the fulfilment order."""
+    return tuple(line for ask in order.asks for line in ask.lines)
 
 
 def uncancelled(order: FulfillmentOrder) -> Lines:

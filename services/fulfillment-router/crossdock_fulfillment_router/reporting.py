@@ -26,15 +26,12 @@ from crossdock_canonical.records import (
     ShortPicked,
     WarehouseLine,
 )
-from crossdock_fulfillment_router.cancelling import refuse_excess, take_excess
+from crossdock_fulfillment_router.cancelling import refuse_shipped, take_excess
 from crossdock_fulfillment_router.decision import Decision
+from crossdock_fulfillment_router.events import LocationExcluded, PickupOpened, UnitsReturned, UnitsShipped
 from crossdock_fulfillment_router.model import (
     Lines,
-    LocationExcluded,
-    PickupOpened,
     Policy,
-    UnitsReturned,
-    UnitsShipped,
     find_order,
     find_release,
     is_held,
@@ -74,7 +71,7 @@ def shipped(decision: Decision, command: ShipmentConfirmed | PickupCollected) ->
     taken = any(known.shipment_id == command.shipment_id for known in decision.state.shipments)
     shipment_id = f"{command.shipment_id}/{number}" if taken else command.shipment_id
     left_at = command.collected_at if isinstance(command, PickupCollected) else command.shipped_at
-    refuse_excess(decision, order, lines, "already_shipped")
+    refuse_shipped(decision, order, lines)
     decision.emit(UnitsShipped(number=number, shipment_id=command.shipment_id, lines=lines))
     decision.emit(
         ShipmentDispatched(

@@ -27,18 +27,19 @@ from crossdock_canonical.records import (
     StockPosition,
     WarehouseLine,
 )
-from crossdock_fulfillment_router.cancelling import apply_awaited
+from crossdock_fulfillment_router.cancelling import apply_awaited, settle_ask
 from crossdock_fulfillment_router.decision import Decision
-from crossdock_fulfillment_router.model import (
+from crossdock_fulfillment_router.events import (
     AllocationHeld,
     AllocationTurnedDown,
     FulfillmentOrderOpened,
-    HeldUnitsCancelled,
-    Lines,
-    Policy,
     ReleaseAccepted,
     RoutingGivenUp,
     RoutingPostponed,
+)
+from crossdock_fulfillment_router.model import (
+    Lines,
+    Policy,
     find_order,
     find_release,
     fulfillment_order_id,
@@ -156,7 +157,7 @@ def allocated(decision: Decision, command: StockAllocated) -> None:
     for ask in order.asks:
         slip = f"{command.fulfillment_order_id}/answered/{ask.cancel_id}"
         decision.release_hard(order, ask.lines, slip=slip, scope=ReleaseScope.HARD_TO_FREE)
-        decision.emit(HeldUnitsCancelled(cancel_id=ask.cancel_id, number=order.number, lines=ask.lines))
+        settle_ask(decision, order, ask)
     held = find_order(decision.state, order.number)
     if held is None:
         return
@@ -187,7 +188,7 @@ def turned_down(
     for ask in order.asks:
         slip = f"{command.fulfillment_order_id}/answered/{ask.cancel_id}"
         decision.release_soft(ask.lines, slip=slip)
-        decision.emit(HeldUnitsCancelled(cancel_id=ask.cancel_id, number=order.number, lines=ask.lines))
+        settle_ask(decision, order, ask)
     if find_order(decision.state, order.number) is None:
         return
     decision.emit(AllocationTurnedDown(number=order.number))

@@ -38,10 +38,10 @@ class Parcel:
 
 
 def source(wanted: Sequence[FulfillmentLine], sites: Sequence[Site]) -> tuple[Parcel, ...]:
-    """Plan as many of the wanted units as the sites have, in the fewest parcels, then at the lowest cost, then by name.
+    """Plan as many of the wanted units as the sites have: the fewest parcels, among these the lowest cost.
 
-    Units that no site has are left out of the plan. The same input gives the same plan; the order of
-    `sites` is immaterial.
+    Units that no site has are left out of the plan. The same input gives the same plan, whatever the order
+    of `sites`.
     """
     need: dict[Sku, int] = {}
     for line in wanted:
@@ -85,20 +85,30 @@ class _Candidate:
 
 def _fewest(need: tuple[int, ...], candidates: list[_Candidate]) -> tuple[_Candidate, ...]:
     """The smallest, then cheapest choice that covers the need, which all candidates together can."""
-    outdone_by = [sum(other.outdoes(each) for other in candidates) for each in candidates]
+    for each in candidates:
+        if each.units == need:
+            return (each,)
     budget = NODES_MAX
-    for count in range(1, len(candidates) + 1):
-        # In a choice of `count`, one that `count` others outdo could be exchanged for one of them that is
-        # not chosen.
-        useful = [each for each, better in zip(candidates, outdone_by, strict=True) if better < count]
+    for count in range(2, len(candidates) + 1):
         search = _Search(budget)
-        search.explore(need, useful, count, (), 0)
+        search.explore(need, _useful(candidates, count), count, (), 0)
         if search.best is not None:
             return search.best
         budget = search.budget
         if budget <= 0:
             break
     return _greedy(need, candidates)
+
+
+def _useful(candidates: list[_Candidate], count: int) -> list[_Candidate]:
+    """Leave out who is outdone by `count` others: one of them is not chosen, and could take its place."""
+    alike: dict[tuple[int, ...], int] = {}
+    few = []
+    for each in candidates:  # those with the same units first, which is quick and mostly enough
+        alike[each.units] = alike.get(each.units, 0) + 1
+        if alike[each.units] <= count:
+            few.append(each)
+    return [each for each in few if sum(other.outdoes(each) for other in few) < count]
 
 
 class _Search:
@@ -154,10 +164,7 @@ def _greedy(need: tuple[int, ...], candidates: list[_Candidate]) -> tuple[_Candi
     while any(need):
         best = max(
             (each for each in candidates if each not in chosen),
-            key=lambda each: (
-                sum(min(units, got) for units, got in zip(need, each.units, strict=True)),
-                -candidates.index(each),
-            ),
+            key=lambda each: sum(min(units, got) for units, got in zip(need, each.units, strict=True)),
         )
         chosen.append(best)
         need = tuple(max(0, units - got) for units, got in zip(need, best.units, strict=True))

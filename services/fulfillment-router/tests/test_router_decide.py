@@ -45,8 +45,9 @@ from crossdock_canonical.records import (
 )
 from crossdock_canonical.specification import T0, Specification
 from crossdock_fulfillment_router.decide import decide
+from crossdock_fulfillment_router.events import AskAnswered, Closed
 from crossdock_fulfillment_router.evolve import evolve
-from crossdock_fulfillment_router.model import Closed, Policy, is_closed
+from crossdock_fulfillment_router.model import Policy, is_closed
 
 ORDER = "order-1"
 FIRST, SECOND, THIRD = (f"{ORDER}/{n}" for n in (1, 2, 3))
@@ -588,13 +589,34 @@ def test_a_location_that_does_not_answer_ships():
     assert late.one(FulfillmentCancelled).lines == of(FulfillmentLine, ("L1", "A", 1))
     assert late.one(ReleaseStock).scope is ReleaseScope.HARD_TO_FREE
     assert late.specification.when(confirmed(FIRST, "WH", ("L1", "A", 1))).one(Closed)
-    outcome.specification.when(not_stopped(FIRST, "WH")).then_types(Ignored)
+    declined = outcome.specification.when(not_stopped(FIRST, "WH")).then_types(AskAnswered)
+    declined.when(not_stopped(FIRST, "WH")).then_types(Ignored)
+
+
+def test_a_location_may_decline_part_and_confirm_the_rest():
+    spec = held_at("WH", *ONE_LINE).after(cancel(*ONE_LINE))
+    part = spec.when(not_stopped(FIRST, "WH", ("L1", "A", 1)))
+    assert part.all(CancelRefused) == ()
+    part.specification.when(not_stopped(FIRST, "WH", ("L1", "A", 1))).then_types(Ignored)
+    outcome = part.specification.when(stopped(FIRST, "WH", ("L1", "A", 1)))
+    assert outcome.one(FulfillmentCancelled).lines == of(FulfillmentLine, ("L1", "A", 1))
+    assert outcome.one(CancelRefused).lines == of(FulfillmentLine, ("L1", "A", 1))
+
+
+def test_a_stopped_unit_serves_whoever_still_waits_for_one():
+    spec = held_at("WH", *ONE_LINE).after(
+        cancel(("L1", "A", 1)), cancel(("L1", "A", 1), cancel_id="X2"), short(FIRST, "WH", ("L1", "A", 1))
+    )
+    # The missing unit served X2; what the location stops for X2 is the one that X1 waits for.
+    outcome = spec.when(stopped(FIRST, "WH", ("L1", "A", 1), cancel_id="X2"))
+    assert outcome.one(FulfillmentCancelled).cancel_id == "X1"
+    assert is_closed(outcome.state)
 
 
 def test_a_late_confirmation_of_what_has_shipped_is_rejected_or_overtaken():
     spec = fire(held_at("WH", *ONE_LINE).after(cancel(*ONE_LINE)), "cancel/X1").specification
     part = spec.after(confirmed(FIRST, "WH", ("L1", "A", 1)))
-    part.when(stopped(FIRST, "WH", *ONE_LINE)).then_rejected("fulfillment.more_than_asked")
+    part.when(stopped(FIRST, "WH", *ONE_LINE)).then_rejected("fulfillment.more_than_held")
     spec.after(confirmed(FIRST, "WH", *ONE_LINE)).when(stopped(FIRST, "WH", *ONE_LINE)).then_types(Ignored)
 
 
