@@ -188,16 +188,18 @@ def _walk_allocation_back(command: AllocateStock, line: SlipLine, failure: StopF
     if operation in turn.books.recent:
         return turn.ignore("stock.duplicate_allocate", f"{command.fulfillment_order_id} back at {command.at}")
     reservation = reservation_id(command.order_id, line.line_id)
+    units = min(line.units, turn.books.hard.get(hard_key(reservation, command.location), 0))
     turn.record(
         Deallocated(
             reservation=reservation,
             location=command.location,
-            units=min(line.units, turn.books.hard.get(hard_key(reservation, command.location), 0)),
+            units=units,
             to_soft=True,
             operations=(operation,),
         )
     )
-    turn.touch(command.location)
+    if units:
+        turn.touch(command.location)
     return _fail_allocation(replace(command, failure=failure), turn)
 
 
@@ -228,25 +230,37 @@ def release(command: ReleaseStock, turn: Turn) -> None:
     )
     if operation in turn.books.recent:
         return turn.ignore("stock.duplicate_release", f"{command.slip_id} at {command.at}")
+    travels_on = is_walk_back or command.at + 1 < len(command.lines)
     if command.scope is ReleaseScope.SOFT:
-        _release_soft(command, line, operation, turn)
+        _release_soft(command, line, operation, turn, travels_on=travels_on)
     else:
-        _release_hard(command, line, operation, turn)
+        _release_hard(command, line, operation, turn, travels_on=travels_on)
     if command.failure is not None:
         _fail_reservation(command, command.failure, turn)
-    elif command.at + 1 < len(command.lines):
+    elif travels_on:
         turn.publish(replace(command, sku=command.lines[command.at + 1].sku, at=command.at + 1))
     if not turn.events:
         turn.ignore("stock.nothing_to_release", f"{command.order_id}/{line.line_id}")
     return None
 
 
-def _release_soft(command: ReleaseStock, line: SlipLine, operation: int, turn: Turn) -> None:
+def _release_soft(
+    command: ReleaseStock, line: SlipLine, operation: int, turn: Turn, *, travels_on: bool
+) -> None:
     books = turn.books
     reservation = reservation_id(command.order_id, line.line_id)
     waiting = min(line.units, books.waiting.get(reservation, 0))
     soft = min(line.units - waiting, books.soft.get(reservation, 0))
-    if soft or waiting:
+    # Never heard of the line: the slip that promises it is still on its way, by another road.
+    is_early = (
+        command.failure is None
+        and line.units > 0
+        and not soft + waiting
+        and digest("line", command.order_id, line.line_id) not in books.recent
+    )
+    if is_early:
+        _remember_early(early_reservation_key(reservation), line.units, operation, turn)
+    elif soft or waiting or travels_on:
         turn.record(
             Released(
                 reservation=reservation,
@@ -256,23 +270,26 @@ def _release_soft(command: ReleaseStock, line: SlipLine, operation: int, turn: T
                 operations=(operation,),
             )
         )
-    elif (
-        command.failure is None
-        and line.units
-        and digest("line", command.order_id, line.line_id) not in books.recent
-    ):
-        # Never heard of the line: its slip is still on its way, by another road.
-        _remember_early(early_reservation_key(reservation), line.units, operation, turn)
 
 
-def _release_hard(command: ReleaseStock, line: SlipLine, operation: int, turn: Turn) -> None:
+def _release_hard(
+    command: ReleaseStock, line: SlipLine, operation: int, turn: Turn, *, travels_on: bool
+) -> None:
     if command.location is None:
         raise Rejected("stock.release_without_location", f"{command.slip_id}: {command.scope}")
     books = turn.books
     reservation = reservation_id(command.order_id, line.line_id)
     units = min(line.units, books.hard.get(hard_key(reservation, command.location), 0))
     fulfillment_order_id = command.fulfillment_order_id
-    if units:
+    if (
+        fulfillment_order_id is not None
+        and line.units > 0
+        and not units
+        and digest("allocate", fulfillment_order_id, line.line_id) not in books.recent
+    ):
+        key = early_allocation_key(command.scope, fulfillment_order_id, line.line_id)
+        _remember_early(key, line.units, operation, turn)
+    elif units or travels_on or command.hold_location:
         turn.record(
             Deallocated(
                 reservation=reservation,
@@ -282,14 +299,8 @@ def _release_hard(command: ReleaseStock, line: SlipLine, operation: int, turn: T
                 operations=(operation,),
             )
         )
-        turn.touch(command.location)
-    elif (
-        fulfillment_order_id is not None
-        and line.units
-        and digest("allocate", fulfillment_order_id, line.line_id) not in books.recent
-    ):
-        key = early_allocation_key(command.scope, fulfillment_order_id, line.line_id)
-        _remember_early(key, line.units, operation, turn)
+        if units:
+            turn.touch(command.location)
     if command.hold_location:
         turn.record(Held(location=command.location, since=micros(turn.now)))
         turn.touch(command.location)

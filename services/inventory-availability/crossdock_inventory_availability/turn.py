@@ -160,7 +160,7 @@ class Turn:
     def _free_by_location(self) -> dict[str, int]:
         if self._free is None:
             self._free = {}
-            for location in self.books.on_hand.keys() | self.books.allocated.keys():
+            for location in self.books.on_hand.keys() | self.books.held_since.keys():
                 self._weigh(self._free, location)
         return self._free
 
