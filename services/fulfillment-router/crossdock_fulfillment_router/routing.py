@@ -260,15 +260,22 @@ def _sites(
         if order.status is FulfillmentStatus.ASKED:
             for line in order.lines:
                 asked[order.location, line.sku] = asked.get((order.location, line.sku), 0) + line.units
+    excluded = {(gone.location, gone.sku) for gone in state.excluded}
     free: dict[LocationId, dict[Sku, int]] = {}
+    # A chain has hundreds of stores and most orders need a look at each: this loop is most of a release's cost.
     for sku in {line.sku for line in wanted}:
         rows = tables.positions(sku)
-        held = {row.location for row in rows if row.held}
-        known = told.get(sku) or {row.location: row.free for row in rows}
+        if sku in told:
+            held = {row.location for row in rows if row.held}
+            known = {where: units for where, units in told[sku].items() if where not in held}
+        else:
+            known = {row.location: row.free for row in rows if not row.held}
         for location, units in known.items():
-            units -= asked.get((location, sku), 0)
-            if units > 0 and location not in held and not is_excluded(state.excluded, location, sku):
-                free.setdefault(location, {})[sku] = units
+            if asked:
+                units -= asked.get((location, sku), 0)
+            if units <= 0 or (excluded and {(location, None), (location, sku)} & excluded):
+                continue
+            free.setdefault(location, {})[sku] = units
     sites = []
     for location, units_of in free.items():
         # A location without master data is a warehouse that ships at no cost.

@@ -46,24 +46,40 @@ def source(wanted: Sequence[FulfillmentLine], sites: Sequence[Site]) -> tuple[Pa
     need: dict[Sku, int] = {}
     for line in wanted:
         need[line.sku] = need.get(line.sku, 0) + line.units
+    if not need:
+        return ()
+    if (one := _cheapest_with_all(need, sites)) is not None:
+        ordered = sorted(wanted, key=lambda line: (line.sku, line.line_id))
+        return (Parcel(location=one.location, lines=tuple(ordered)),)
     for sku in need:
         need[sku] = min(need[sku], sum(max(0, site.free.get(sku, 0)) for site in sites))
     skus = tuple(sku for sku in sorted(need) if need[sku])
     if not skus:
         return ()
-    ranked = sorted(sites, key=lambda site: (site.cost_minor, site.location))
     target = tuple(need[sku] for sku in skus)
-    candidates = [
-        _Candidate(site.cost_minor, units, site.location)
-        for site in ranked
-        if any(
-            units := tuple(
-                min(max(0, site.free.get(sku, 0)), most) for sku, most in zip(skus, target, strict=True)
-            )
+    candidates = []
+    for site in sorted(sites, key=lambda site: (site.cost_minor, site.location)):
+        units = tuple(
+            [min(max(0, site.free.get(sku, 0)), most) for sku, most in zip(skus, target, strict=True)]
         )
-    ]
+        if any(units):
+            candidates.append(_Candidate(site.cost_minor, units, site.location))
     chosen = _fewest(target, candidates)
     return _distribute(wanted, dict(zip(skus, target, strict=True)), skus, chosen)
+
+
+def _cheapest_with_all(need: Mapping[Sku, int], sites: Sequence[Site]) -> Site | None:
+    """The usual case, before anything else is computed: one location has everything."""
+    best: Site | None = None
+    for site in sites:
+        free = site.free
+        for sku, units in need.items():
+            if free.get(sku, 0) < units:
+                break
+        else:
+            if best is None or (site.cost_minor, site.location) < (best.cost_minor, best.location):
+                best = site
+    return best
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +149,10 @@ class _Search:
         """
         self.budget -= 1
         if not any(need):
-            if self.best is None or cost < self._best_cost:
-                self.best, self._best_cost = chosen, cost
+            self.best, self._best_cost = (
+                chosen,
+                cost,
+            )  # cheaper than the last: dearer branches are cut off below
             return
         if left == 0 or self.budget <= 0:
             return
