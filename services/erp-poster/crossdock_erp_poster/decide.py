@@ -123,7 +123,7 @@ def _on_fact(fact: Fact, state: ChainState | None, *, now: datetime, policy: Pol
     if rules_out and chain.state.invoice_expected:
         chain.add(InvoiceRuledOut())
     if ignored is None:
-        for document in documents_of(fact, now=now, policy=policy):
+        for document in documents_of(fact, known=_keys(chain.state), now=now, policy=policy):
             if not _known(document, chain.state):
                 chain.add(DocumentQueued(document))
     if not chain.events:
@@ -146,6 +146,9 @@ def _without_document(fact: Fact, state: ChainState | None) -> Ignored | None:
             # One topic carries an order's events in order: a cancellation of released units follows the
             # release.
             return Ignored("erp.not_released", fact.cancel_id)
+        case OrderCancelled(complete=False):
+            # Something remains, and an amendment of the same transaction states it.
+            return Ignored("erp.told_by_amendment", fact.cancel_id)
         case StockMoved() if fact.cause is not MovementCause.ADJUSTMENT:
             # Deliveries and credit memos explain sales and returns; the ERP's own purchasing books receipts,
             # which come here as feeds; a snapshot only states what its movements have already said. What is

@@ -53,8 +53,13 @@ def chain_of(fact: Fact) -> str:
     return f"order:{fact.order_id}"
 
 
-def documents_of(fact: Fact, *, now: datetime, policy: Policy) -> tuple[PendingDocument, ...]:
-    """Every document that the fact calls for, predecessor first. The fact is known to call for one."""
+def documents_of(
+    fact: Fact, *, known: Iterable[str], now: datetime, policy: Policy
+) -> tuple[PendingDocument, ...]:
+    """Every document that the fact calls for, predecessor first. The fact is known to call for one.
+
+    known: business keys of the documents that the chain has already.
+    """
     wait_until = now + policy.predecessor_deadline
     match fact:
         case OrderReleased():
@@ -108,6 +113,7 @@ def documents_of(fact: Fact, *, now: datetime, policy: Policy) -> tuple[PendingD
             )
             return delivery, invoice
         case OrderAmended():
+            # A change states what remains of its lines, so that repeating it changes nothing.
             return (
                 PendingDocument(
                     document_type=DocumentType.SALES_ORDER_CHANGE,
@@ -126,25 +132,20 @@ def documents_of(fact: Fact, *, now: datetime, policy: Policy) -> tuple[PendingD
             return (
                 PendingDocument(
                     document_type=DocumentType.SALES_ORDER_CHANGE,
-                    # An amendment and a cancellation of one id are one change of the sales order.
                     business_key=_change_key(fact.order_id, fact.cancel_id),
                     after=_sales_orders(fact.order_id),
                     wait_until=wait_until,
                     lines=tuple(
-                        DocumentLine(position=line.line_id, sku=Sku(""), units=-line.units)
-                        for line in fact.lines
+                        DocumentLine(position=line.line_id, sku=Sku(""), units=0) for line in fact.lines
                     ),
                 ),
             )
         case PaymentRecorded():
-            # A capture of ours pays one shipment; other money pays whatever is invoiced first.
-            of_shipment = fact.payment_id.removeprefix(f"{fact.order_id}/capture/")
-            shipment = "" if of_shipment == fact.payment_id else of_shipment
             return (
                 PendingDocument(
                     document_type=DocumentType.PAYMENT,
                     business_key=f"payment/{fact.order_id}/{fact.payment_id}",
-                    after=f"{_invoices(fact.order_id)}{shipment}",
+                    after=_paid_invoice(fact, known),
                     optional_predecessor=True,
                     wait_until=now + policy.on_account_after,
                     amount_minor=fact.amount.minor,
@@ -229,6 +230,17 @@ def _sales_orders(order_id: str) -> str:
 
 def _invoices(order_id: str) -> str:
     return f"invoice/{order_id}/"
+
+
+def _paid_invoice(fact: PaymentRecorded, known: Iterable[str]) -> str:
+    """What the money waits for: the invoice of the shipment that a capture of ours names, else any of the order.
+
+    A capture's id is `<order id>/capture/<shipment id>`, and a further one for the same shipment adds a number.
+    """
+    invoices = _invoices(fact.order_id)
+    own = invoices + fact.payment_id.removeprefix(f"{fact.order_id}/capture/") + "/"
+    candidates = [key for key in known if key.startswith(invoices) and own.startswith(f"{key}/")]
+    return max(candidates, key=len, default=invoices)
 
 
 def _change_key(order_id: str, change_id: str) -> str:

@@ -120,8 +120,8 @@ PREDECESSORS = {
     "credit_memo/o-1/c1": {"invoice/o-1/s1", "invoice/o-1/s2"},
 }
 MONEY_PREDECESSORS = {
-    "payment/o-1/o-1/capture/s1": {"invoice/o-1/s1"},
-    "payment/o-1/o-1/capture/s2": {"invoice/o-1/s2"},
+    "payment/o-1/o-1/capture/s1": {"invoice/o-1/s1", "invoice/o-1/s2"},
+    "payment/o-1/o-1/capture/s2": {"invoice/o-1/s1", "invoice/o-1/s2"},
     "refund/o-1/c1/refund": {"invoice/o-1/s1", "invoice/o-1/s2"},
 }
 

@@ -339,6 +339,19 @@ def test_a_repeated_fact_changes_nothing_before_and_after_it_is_posted():
         assert outcome.events[0].code == "erp.duplicate"
 
 
+def test_a_capture_follows_the_invoice_of_its_own_shipment():
+    second = replace(SHIPPED, shipment_id="s2", shipping=None, other_minor=0)
+    again = replace(CAPTURED, payment_id=f"{ORDER}/capture/s1/2")
+    spec = SPEC.after(RELEASED, SHIPPED, second, CAPTURED, again)
+    predecessors = {}
+    while calls(spec.state):
+        (call,) = calls(spec.state)
+        predecessors[call.document.business_key] = call.predecessor
+        spec = spec.after(answered(spec))
+    assert predecessors["payment/o-1/o-1/capture/s1"] == "invoice/o-1/s1@1"
+    assert predecessors["payment/o-1/o-1/capture/s1/2"] == "invoice/o-1/s1@1"
+
+
 def test_money_that_comes_before_the_invoice_waits_for_it():
     prepaid = replace(CAPTURED, payment_id="tender-1")
     spec = SPEC.after(prepaid, RELEASED, SHIPPED)
@@ -407,16 +420,19 @@ def test_changes_of_a_released_order_follow_its_sales_order():
             ),
         ),
     )
-    spec = SPEC.after(RELEASED, amended, replace(CANCELLED, cancel_id="c2"))
-    spec, posted = drained(spec)
+    partly = replace(CANCELLED, cancel_id="c1", complete=False)
+    spec = SPEC.after(RELEASED)
+    spec.when(partly).then(Ignored("erp.told_by_amendment", "c1"))
+    spec = spec.after(partly, amended, replace(CANCELLED, cancel_id="c2"))
+    assert [(line.position, line.units) for line in spec.state.pending[-2].lines] == [("l1", 1)]
+    assert [(line.position, line.units) for line in spec.state.pending[-1].lines] == [("l1", 0)]
+    _, posted = drained(spec)
     assert posted == [
         "sales_order/o-1/1",
         "sales_order_change/o-1/a1",
         "sales_order_change/o-1/c2",
     ]
     SPEC.when(replace(amended, released=False)).then(Ignored("erp.not_released", "a1"))
-    # One change under one id, whether it is told as an amendment, a cancellation or both.
-    spec.when(replace(CANCELLED, cancel_id="a1")).then_types(Ignored)
 
 
 def test_a_settlement_becomes_a_balanced_journal():

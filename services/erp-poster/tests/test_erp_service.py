@@ -191,12 +191,11 @@ def test_a_process_that_dies_between_the_posting_and_its_commit_leaves_no_second
     first = plant.worker()
     orders = [f"o-{number}" for number in range(4)]
     plant.send(*(fact for order in orders for fact in facts(order)))
-    while len(plant.books.documents) < len(
-        orders
-    ):  # posted, but their answers are not stepped into the state
-        if not plant.erp.requests["post"]:
-            first.step(wait=False)
-            plant.clock.advance(0.01)
+    while len(first.states()) < len(orders):  # committed together, so that no answer can be stepped in
+        first.step(wait=False)
+        plant.clock.advance(0.01)
+    while len(plant.books.documents) < len(orders):
+        time.sleep(0.005)
     assert plant.service is not None
     assert plant.service.port is not None
     plant.service.port.close()
