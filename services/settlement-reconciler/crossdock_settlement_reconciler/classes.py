@@ -40,7 +40,7 @@ _SPECIFICITY = (
     (False, True, False),
 )
 
-# Balance transactions of Shopify Payments: one line of amount type `gross`, one of amount type `fee`.
+# Balance transactions of Shopify Payments: one line for what moved, and one of amount type `fee`.
 _SHOPIFY: dict[LineClass, tuple[str, ...]] = {
     LineClass.PRINCIPAL: ("charge", "charge_adjustment", "payment"),
     LineClass.REFUND: ("refund", "refund_adjustment", "refund_failure", "payment_refund"),
@@ -115,9 +115,17 @@ _WALMART_FEES = (
 )
 
 
+#: Channels whose lines refer to items of the order; elsewhere the reference is a payment's.
+ITEMISED = frozenset(("amazon", "walmart"))
+
+
 def _shopify() -> dict[Label, LineClass]:
-    table = {(kind, "gross", ANY): line_class for line_class, kinds in _SHOPIFY.items() for kind in kinds}
-    return {**table, (ANY, "fee", ANY): LineClass.FEE}
+    table: dict[Label, LineClass] = {(ANY, "fee", ANY): LineClass.FEE}
+    for line_class, kinds in _SHOPIFY.items():
+        for kind in kinds:
+            table[kind, ANY, ANY] = line_class
+            table[kind, "fee", ANY] = LineClass.FEE
+    return table
 
 
 def _amazon() -> dict[Label, LineClass]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crossdock_canonical.records import ClassTotal, LinesMatched, MatchLines, Residual, SettlementLine
-from crossdock_settlement_reconciler.classes import LineClass, class_of
+from crossdock_settlement_reconciler.classes import ITEMISED, LineClass, class_of
 from crossdock_settlement_reconciler.model import (
     AMBIGUOUS_ITEM,
     AMOUNT_DIFFERS,
@@ -88,7 +88,7 @@ def _classify(batch: MatchLines, *, order: OrderExpectation | None) -> tuple[lis
             residuals.append(_residual(UNREPRESENTABLE_AMOUNT, line))
         elif line_class is None:
             residuals.append(_residual(UNKNOWN_LABEL, line))
-        elif order is not None and line_class in _OF_ITEMS and _names_item(line):
+        elif order is not None and line_class in _OF_ITEMS and _names_item(batch.channel, line):
             item_id = _item_of(line, order)
             if item_id is None:
                 residuals.append(_residual(AMBIGUOUS_ITEM, line))
@@ -99,8 +99,8 @@ def _classify(batch: MatchLines, *, order: OrderExpectation | None) -> tuple[lis
     return classed, residuals
 
 
-def _names_item(line: SettlementLine) -> bool:
-    return bool(line.item_ref or line.seller_sku)
+def _names_item(channel: str, line: SettlementLine) -> bool:
+    return channel in ITEMISED and bool(line.item_ref or line.seller_sku)
 
 
 def _item_of(line: SettlementLine, order: OrderExpectation) -> str | None:
@@ -180,7 +180,7 @@ def _answer(batch: MatchLines, classed: Sequence[_Classed], residuals: Sequence[
         batch=batch.batch,
         sha256=batch.sha256,
         line_count=len(batch.lines),
-        currency=",".join(sorted({line.currency for line in batch.lines})),
+        currency=",".join(sorted({line.currency for line in batch.lines if line.amount_minor is not None})),
         sum_minor=sum(line.amount_minor or 0 for line in batch.lines),
         classes=tuple(totals),
         residuals=tuple(sorted(residuals, key=residual_order)),

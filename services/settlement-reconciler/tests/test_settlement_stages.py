@@ -371,7 +371,7 @@ def test_shopify_transactions_are_matched_with_the_ledger_line_by_line():
     )
     spec = KNOWN.after(a_payment(24990), refund, a_payment(500, PaymentKind.CHARGED_BACK))
     batch = a_batch(
-        a_line(1, "charge|gross", 24990),
+        a_line(1, "charge|gross", 24990, item_ref="payment-77"),
         a_line(2, "charge|fee", -750),
         a_line(3, "refund|gross", -1190),
         a_line(4, "dispute|gross", -500),
@@ -389,6 +389,14 @@ def test_shopify_transactions_are_matched_with_the_ledger_line_by_line():
         "refund": -1190,
     }
     assert [(residual.name, residual.line_no) for residual in matched.residuals] == [("amount_differs", 6)]
+
+
+def test_a_foreign_amount_that_cannot_be_held_does_not_foreign_the_file():
+    batch = a_batch(
+        a_line(1, "charge|gross", 100), a_line(2, "charge|gross", None, currency="SEK"), channel="shopify"
+    )
+
+    assert KNOWN.when(batch).one(LinesMatched).currency == "EUR"
 
 
 def test_only_money_that_moved_is_expected_in_a_settlement():
