@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+
 from crossdock_canonical.specification import T0
 from crossdock_returns.service import service
 from crossdock_returns.settings import Settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+
 from crossdock_settlement_reconciler.service import service
 from crossdock_settlement_reconciler.settings import Settings
 
