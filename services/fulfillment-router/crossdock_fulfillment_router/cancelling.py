@@ -63,10 +63,7 @@ from crossdock_fulfillment_router.state_records import (
 
 
 def cancel(decision: Decision, command: CancelFulfillment, *, now: datetime, policy: Policy) -> None:
-    """Take lines back for the order.
-
-    Lines of a release that has not been seen are remembered until it comes.
-    """
+    """Take lines back for the order; those of a release not yet seen are remembered until it comes."""
     if not command.lines or any(line.units <= 0 for line in command.lines):
         raise Rejected("fulfillment.invalid_quantity", "a cancellation needs lines of one unit or more")
     wanted = merged(command.lines)
@@ -163,19 +160,13 @@ def declined(decision: Decision, command: CancelDeclined) -> None:
 
 
 def settle_ask(decision: Decision, order: FulfillmentOrder, ask: CancelAsk) -> None:
-    """Take back everything that a cancellation wants of a fulfilment order.
-
-    Whose promise goes is the caller's part.
-    """
+    """Take back all that a cancellation wants of a fulfilment order; the caller lets go of its stock."""
     decision.emit(HeldUnitsCancelled(cancel_id=ask.cancel_id, number=order.number, lines=ask.lines))
     _close_ask(decision, order, ask.cancel_id)
 
 
 def overdue(decision: Decision, cancel_id: str, *, now: datetime, policy: Policy) -> None:
-    """The deadline of a cancellation has come.
-
-    Whoever did not answer ships, and a release not seen never comes.
-    """
+    """A deadline has come: who did not answer ships, and a release that was not seen never comes."""
     cancellation = find_cancellation(decision.state, cancel_id)
     assert cancellation is not None, "the timer goes with the cancellation"
     orders = [
@@ -288,10 +279,7 @@ def settle(decision: Decision, *, now: datetime, policy: Policy) -> None:
 
 
 def _take_back(decision: Decision, cancel_id: str, wanted: Lines) -> None:
-    """Take from whoever is least far.
-
-    Units that wait, stock that is only asked for, then the latest fulfilment order.
-    """
+    """Take the units from whoever is least far: what waits, what is only asked for, the latest location."""
     left = total(wanted)
     for release in decision.state.releases:
         if lines := common(waiting(release), left):
@@ -330,10 +318,7 @@ def _request(decision: Decision, order: FulfillmentOrder, cancel_id: str, lines:
 def _open_ask(
     decision: Decision, command: CancelConfirmed | CancelDeclined
 ) -> tuple[FulfillmentOrder, CancelAsk] | None:
-    """What the location answers.
-
-    None when that is answered or overtaken. Raises Rejected when nobody asked.
-    """
+    """The ask that a location answers, None when it was answered before. Raises Rejected when nobody asked."""
     number = parse_number(decision.state, command.fulfillment_order_id)
     order = find_order(decision.state, number)
     for ask in order.asks if order is not None else ():

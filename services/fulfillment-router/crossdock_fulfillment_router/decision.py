@@ -1,7 +1,4 @@
-"""A decision in the making.
-
-The events so far and the state that they lead to. The modules of `decide` share it.
-"""
+"""A decision in the making: the events so far and the state they lead to. The modules of `decide` share it."""
 
 from __future__ import annotations
 

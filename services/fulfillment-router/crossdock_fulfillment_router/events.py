@@ -162,10 +162,7 @@ class UnitsRefused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AwaitedMatched:
-    """The release of awaited lines has come, or never will.
-
-    Nothing of the cancellation is awaited any more.
-    """
+    """The release of these awaited lines has come, or never will."""
 
     cancel_id: str
     lines: Lines

@@ -110,10 +110,9 @@ def route(
 ) -> None:
     """Place what waits of a release, now or by a later attempt, or give it up.
 
-    `told`: fresher than the tables.
-
     The first attempt only takes a plan that places everything in `parcels_max` parcels: the tables often
-    lag by a moment. Later ones take the fewest parcels possible and whatever can go.
+    lag by a moment. Later ones take the fewest parcels possible and whatever can go. `told` is what
+    inventory just said to be free of a sku; it replaces the table's word.
     """
     release = find_release(decision.state, number)
     if hopeless := _hopeless(decision.state, release):
@@ -193,8 +192,12 @@ def turned_down(
         return
     decision.emit(AllocationTurnedDown(number=order.number))
     release = find_release(decision.state, order.release)
-    if release.attempts > policy.immediate_attempts and now < release.route_until:
-        postpone(decision, release, now=now, policy=policy)
+    if release.attempts > policy.immediate_attempts:
+        # Tables that lag could send it round in circles: slower while there is time, then no more.
+        if now < release.route_until:
+            postpone(decision, release, now=now, policy=policy)
+        else:
+            _give_up(decision, release, waiting(release), "no_location")
         return
     failure = command.failure
     free = {row.location: row.free for row in command.free}
@@ -263,7 +266,7 @@ def _sites(
     excluded = {(gone.location, gone.sku) for gone in state.excluded}
     free: dict[LocationId, dict[Sku, int]] = {}
     # A chain has hundreds of stores and most orders need a look at each: this loop is most of a release's cost.
-    for sku in {line.sku for line in wanted}:
+    for sku in dict.fromkeys(line.sku for line in wanted):
         rows = tables.positions(sku)
         if sku in told:
             held = {row.location for row in rows if row.held}

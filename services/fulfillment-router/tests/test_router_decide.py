@@ -382,6 +382,18 @@ def test_no_location_waits_then_is_given_up():
     assert is_closed(spec.state)
 
 
+def test_a_refusal_after_the_deadline_is_the_last():
+    spec = network({}).after(released(*ONE_LINE))
+    for _ in range(POLICY.immediate_attempts):
+        spec = fire(spec, "route/1").specification
+    spec = fire(restocked(spec, {"A": {"WH": 2}}), "route/1").specification
+    no = turned_down(FIRST, "WH", "L1", "A", requested=2, available=0, free=(("WH2", 9),))
+    outcome = spec.when(no, now=T0 + POLICY.sourcing_deadline)
+    assert outcome.all(AllocateStock) == ()
+    assert outcome.one(LinesUnfillable).lines == of(FulfillmentLine, *ONE_LINE)
+    assert is_closed(outcome.state)
+
+
 def test_stock_that_comes_is_found_by_the_retry_and_what_there_is_goes():
     spec = network({}).after(released(*TWO_LINES))
     outcome = fire(restocked(spec, {"B": {"WH": 1}}), "route/1")
