@@ -34,6 +34,7 @@ _CAUSES = {"sale": MovementCause.SALE, "return": MovementCause.RETURN}
 
 def count(command: StockSnapshot, turn: Turn) -> None:
     """The authority's count replaces the books as of its moment; any other count is compared with them."""
+    turn.weigh_all()
     key = bucket_key(command.location, command.bucket)
     books = turn.books
     as_of = micros(command.as_of)
@@ -107,6 +108,7 @@ def move(command: StockMovement, turn: Turn) -> None:
     if moved_at < turn.books.forgotten_until.get(key, moved_at):
         return turn.ignore("stock.movement_beyond_memory", f"{command.ref} of {command.moved_at.isoformat()}")
 
+    turn.weigh_all()
     turn.fact(command.location, command.ref)
     before = level(turn.books, command.location, command.bucket)
     turn.record(

@@ -6,9 +6,8 @@ exactly"), and every change asserts that no asked-for unit was lost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime
 from typing import Any, TypeVar
 
 from crossdock_canonical.identity import LocationId
@@ -45,6 +44,9 @@ from crossdock_inventory_availability.state_records import InventoryState
 
 T = TypeVar("T")
 
+#: Fields of the state that an event changes, so that the record is copied once an event.
+Changes = dict[str, Any]
+
 
 def evolve(state: InventoryState | None, event: object) -> InventoryState | None:
     """The books after an event; published records other than through `Published` leave them alone."""
@@ -55,7 +57,7 @@ def evolve(state: InventoryState | None, event: object) -> InventoryState | None
     if apply is None:
         return state
     assert state is not None, f"{type(event).__name__} before BooksOpened"
-    changed: InventoryState = apply(state, event)
+    changed = replace(state, **{"version": state.version + 1, **apply(state, event)})
     assert (
         changed.requested_total
         == changed.soft_total
@@ -69,191 +71,177 @@ def evolve(state: InventoryState | None, event: object) -> InventoryState | None
     return changed
 
 
-def _counted(state: InventoryState, event: Counted) -> InventoryState:
+def _counted(state: InventoryState, event: Counted) -> Changes:
     key = bucket_key(event.location, event.bucket)
     movements = list(journal(state, key))
     later = [movement for movement in movements if movement.moved_at > event.as_of]
     counted = movements[: len(movements) - len(later)][-COUNTED_REFS_REMEMBERED:]
-    held_since = state.held_since
-    if event.bucket is Bucket.ON_HAND and held_since.get(event.location, event.as_of + 1) <= event.as_of:
-        held_since = _without(held_since, event.location)
-    return replace(
-        _with_level(state, event.location, event.bucket, event.units),
-        counted_at={**state.counted_at, key: event.as_of},
-        count_sequence=_with(state.count_sequence, key, event.sequence),
-        journal={**state.journal, key: _flat(counted + later)} if movements else state.journal,
-        forgotten_until=_without(state.forgotten_until, key),
-        held_since=held_since,
-        version=state.version + 1,
-    )
+    changes = _level(state, event.location, event.bucket, event.units)
+    changes["counted_at"] = {**state.counted_at, key: event.as_of}
+    changes["count_sequence"] = _with(state.count_sequence, key, event.sequence)
+    changes["forgotten_until"] = _without(state.forgotten_until, key)
+    if movements:
+        flat = tuple(number for movement in counted + later for number in movement)
+        changes["journal"] = {**state.journal, key: flat}
+    if (
+        event.bucket is Bucket.ON_HAND
+        and state.held_since.get(event.location, event.as_of + 1) <= event.as_of
+    ):
+        changes["held_since"] = _without(state.held_since, event.location)
+    return changes
 
 
-def _moved(state: InventoryState, event: Moved) -> InventoryState:
+def _moved(state: InventoryState, event: Moved) -> Changes:
     key = bucket_key(event.location, event.bucket)
     counted_at = state.counted_at.get(key)
-    movements = list(journal(state, key))
-    movements.append(Movement(event.ref, event.moved_at, event.delta, int(event.by_command)))
-    movements.sort(key=lambda movement: movement.moved_at)
-    forgotten_until = state.forgotten_until
-    if len(movements) > MOVEMENTS_REMEMBERED:
-        oldest = movements.pop(0)
-        if counted_at is None or oldest.moved_at > counted_at:
-            forgotten_until = {**forgotten_until, key: oldest.moved_at}
-    if counted_at is None or event.moved_at > counted_at:
+    is_new = counted_at is None or event.moved_at > counted_at
+    changes: Changes = {}
+    if is_new:
         units = level(state, event.location, event.bucket) + event.delta
-        state = _with_level(state, event.location, event.bucket, units)
-    return replace(
-        state,
-        journal={**state.journal, key: _flat(movements)},
-        forgotten_until=forgotten_until,
-        version=state.version + 1,
-    )
+        changes = _level(state, event.location, event.bucket, units)
+    flat = state.journal.get(key, ())
+    place = len(flat)
+    while place and flat[place - 3] > event.moved_at:  # nearly always the latest
+        place -= 4
+    movement = Movement(event.ref, event.moved_at, event.delta, int(event.by_command))
+    flat = (*flat[:place], *movement, *flat[place:])
+    if len(flat) > 4 * MOVEMENTS_REMEMBERED:
+        oldest = Movement(*flat[:4])
+        flat = flat[4:]
+        if counted_at is None or oldest.moved_at > counted_at:
+            changes["forgotten_until"] = {**state.forgotten_until, key: oldest.moved_at}
+    changes["journal"] = {**state.journal, key: flat}
+    return changes
 
 
-def _reserved(state: InventoryState, event: Reserved) -> InventoryState:
+def _reserved(state: InventoryState, event: Reserved) -> Changes:
     reservation = event.reservation
-    state = replace(
-        state,
-        soft=_add(state.soft, reservation, event.soft),
-        soft_total=state.soft_total + event.soft,
-        requested_total=state.requested_total + event.soft + event.waiting + event.early,
-        released_total=state.released_total + event.early,
-        recent=_remember(state.recent, event.operations),
-        version=state.version + 1,
-    )
+    asked = event.soft + event.waiting + event.early
+    changes: Changes = {
+        "soft": _add(state.soft, reservation, event.soft),
+        "soft_total": state.soft_total + event.soft,
+        "requested_total": state.requested_total + asked,
+        "released_total": state.released_total + event.early,
+        "recent": _remember(state.recent, event.operations),
+    }
     if event.waiting:
-        state = replace(
-            state,
-            queue=state.queue if reservation in state.waiting else (*state.queue, reservation),
-            waiting=_add(state.waiting, reservation, event.waiting),
-            waiting_total=state.waiting_total + event.waiting,
-            asked=_add(state.asked, reservation, event.soft + event.waiting + event.early),
-            waiting_slips={**state.waiting_slips, reservation: event.slip_id},
-        )
+        changes["queue"] = state.queue if reservation in state.waiting else (*state.queue, reservation)
+        changes["waiting"] = _add(state.waiting, reservation, event.waiting)
+        changes["waiting_total"] = state.waiting_total + event.waiting
+        changes["asked"] = _add(state.asked, reservation, asked)
+        changes["waiting_slips"] = {**state.waiting_slips, reservation: event.slip_id}
     if event.soft or event.waiting:
-        state = replace(state, timers=_with_timer(state.timers, f"expire:{reservation}", event.expires_at))
-    assert not event.soft or network_balance(state) >= 0, "promised more than there is"
-    return state
+        timer = f"expire:{reservation}"
+        if event.expires_at is None:
+            changes["timers"] = _without(state.timers, timer)
+        else:
+            changes["timers"] = {**state.timers, timer: event.expires_at}
+    assert not event.soft or network_balance(state) >= event.soft, "promised more than there is"
+    return changes
 
 
-def _refused(state: InventoryState, event: Refused) -> InventoryState:
-    return replace(
-        state,
-        requested_total=state.requested_total + event.units,
-        failed_total=state.failed_total + event.units,
-        recent=_remember(state.recent, event.operations),
-        version=state.version + 1,
-    )
+def _refused(state: InventoryState, event: Refused) -> Changes:
+    return {
+        "requested_total": state.requested_total + event.units,
+        "failed_total": state.failed_total + event.units,
+        "recent": _remember(state.recent, event.operations),
+    }
 
 
-def _served(state: InventoryState, event: Served) -> InventoryState:
+def _served(state: InventoryState, event: Served) -> Changes:
     units = state.waiting[event.reservation]
-    state = replace(
-        _without_promises(state, event.reservation, waiting=units),
-        soft=_add(state.soft, event.reservation, units),
-        soft_total=state.soft_total + units,
-        timers=state.timers,  # its deadline now bounds the promise
-        version=state.version + 1,
-    )
-    assert network_balance(state) >= 0, "promised more than there is"
-    return state
+    assert network_balance(state) >= units, "promised more than there is"
+    changes = _fewer_promises(state, event.reservation, waiting=units)
+    changes["soft"] = _add(state.soft, event.reservation, units)
+    changes["soft_total"] = state.soft_total + units
+    changes["timers"] = state.timers  # its deadline now bounds the promise
+    return changes
 
 
-def _allocated(state: InventoryState, event: Allocated) -> InventoryState:
-    state = _without_promises(state, event.reservation, soft=event.units + event.early)
-    state = replace(
-        _with_hard(state, event.reservation, event.location, event.units),
-        released_total=state.released_total + event.early,
-        recent=_remember(state.recent, event.operations),
-        version=state.version + 1,
-    )
-    assert not event.units or usable(state, event.location) >= 0, "allocated more than there is"
-    return state
+def _allocated(state: InventoryState, event: Allocated) -> Changes:
+    assert not event.units or usable(state, event.location) >= event.units, "allocated more than there is"
+    changes = _fewer_promises(state, event.reservation, soft=event.units + event.early)
+    changes |= _hard(state, event.reservation, event.location, event.units)
+    changes["released_total"] = state.released_total + event.early
+    changes["recent"] = _remember(state.recent, event.operations)
+    return changes
 
 
-def _deallocated(state: InventoryState, event: Deallocated) -> InventoryState:
-    units = event.units
-    return replace(
-        _with_hard(state, event.reservation, event.location, -units),
-        soft=_add(state.soft, event.reservation, units) if event.to_soft else state.soft,
-        soft_total=state.soft_total + units if event.to_soft else state.soft_total,
-        released_total=state.released_total if event.to_soft else state.released_total + units,
-        recent=_remember(state.recent, event.operations),
-        version=state.version + 1,
-    )
+def _deallocated(state: InventoryState, event: Deallocated) -> Changes:
+    changes = _hard(state, event.reservation, event.location, -event.units)
+    if event.to_soft:
+        changes["soft"] = _add(state.soft, event.reservation, event.units)
+        changes["soft_total"] = state.soft_total + event.units
+    else:
+        changes["released_total"] = state.released_total + event.units
+    changes["recent"] = _remember(state.recent, event.operations)
+    return changes
 
 
-def _released(state: InventoryState, event: Released) -> InventoryState:
+def _released(state: InventoryState, event: Released) -> Changes:
     units = event.soft + event.waiting
-    return replace(
-        _without_promises(state, event.reservation, soft=event.soft, waiting=event.waiting),
-        failed_total=state.failed_total + units if event.failed else state.failed_total,
-        released_total=state.released_total if event.failed else state.released_total + units,
-        recent=_remember(state.recent, event.operations),
-        version=state.version + 1,
-    )
+    changes = _fewer_promises(state, event.reservation, soft=event.soft, waiting=event.waiting)
+    if event.failed:
+        changes["failed_total"] = state.failed_total + units
+    else:
+        changes["released_total"] = state.released_total + units
+    changes["recent"] = _remember(state.recent, event.operations)
+    return changes
 
 
-def _consumed(state: InventoryState, event: Consumed) -> InventoryState:
-    state = _with_hard(state, event.reservation, event.location, -event.hard)
-    return replace(
-        _without_promises(state, event.reservation, soft=event.soft, waiting=event.waiting),
-        consumed_total=state.consumed_total + event.hard + event.soft + event.waiting,
-        recent=_remember(state.recent, event.operations),
-        version=state.version + 1,
-    )
+def _consumed(state: InventoryState, event: Consumed) -> Changes:
+    changes = _fewer_promises(state, event.reservation, soft=event.soft, waiting=event.waiting)
+    changes |= _hard(state, event.reservation, event.location, -event.hard)
+    changes["consumed_total"] = state.consumed_total + event.hard + event.soft + event.waiting
+    changes["recent"] = _remember(state.recent, event.operations)
+    return changes
 
 
-def _lapsed(state: InventoryState, event: Lapsed) -> InventoryState:
-    return replace(
-        _without_promises(state, event.reservation, soft=event.soft, waiting=event.waiting),
-        expired_total=state.expired_total + event.soft + event.waiting,
-        timers=_without(state.timers, f"expire:{event.reservation}"),
-        version=state.version + 1,
-    )
+def _lapsed(state: InventoryState, event: Lapsed) -> Changes:
+    changes = _fewer_promises(state, event.reservation, soft=event.soft, waiting=event.waiting)
+    changes["expired_total"] = state.expired_total + event.soft + event.waiting
+    changes["timers"] = _without(state.timers, f"expire:{event.reservation}")
+    return changes
 
 
-def _held(state: InventoryState, event: Held) -> InventoryState:
-    held_since = {**state.held_since, event.location: event.since}
-    return replace(state, held_since=held_since, version=state.version + 1)
+def _held(state: InventoryState, event: Held) -> Changes:
+    return {"held_since": {**state.held_since, event.location: event.since}}
 
 
-def _released_early(state: InventoryState, event: ReleasedEarly) -> InventoryState:
-    return replace(
-        state,
-        released_early=_add(state.released_early, event.key, event.units),
-        timers={**state.timers, f"forget:{event.key}": event.forget_at},
-        recent=_remember(state.recent, event.operations),
-        version=state.version + 1,
-    )
+def _released_early(state: InventoryState, event: ReleasedEarly) -> Changes:
+    return {
+        "released_early": _add(state.released_early, event.key, event.units),
+        "timers": {**state.timers, f"forget:{event.key}": event.forget_at},
+        "recent": _remember(state.recent, event.operations),
+    }
 
 
-def _early_release_met(state: InventoryState, event: EarlyReleaseMet) -> InventoryState:
+def _early_release_met(state: InventoryState, event: EarlyReleaseMet) -> Changes:
     released_early = _add(state.released_early, event.key, -event.units)
-    timers = state.timers if event.key in released_early else _without(state.timers, f"forget:{event.key}")
-    return replace(state, released_early=released_early, timers=timers, version=state.version + 1)
+    is_met = event.key not in released_early
+    return {
+        "released_early": released_early,
+        "timers": _without(state.timers, f"forget:{event.key}") if is_met else state.timers,
+    }
 
 
-def _early_release_forgotten(state: InventoryState, event: EarlyReleaseForgotten) -> InventoryState:
-    return replace(
-        state,
-        released_early=_without(state.released_early, event.key),
-        timers=_without(state.timers, f"forget:{event.key}"),
-        version=state.version + 1,
-    )
+def _early_release_forgotten(state: InventoryState, event: EarlyReleaseForgotten) -> Changes:
+    return {
+        "released_early": _without(state.released_early, event.key),
+        "timers": _without(state.timers, f"forget:{event.key}"),
+    }
 
 
-def _published(state: InventoryState, event: Published) -> InventoryState:
-    return replace(
-        state,
-        published_free={**state.published_free, **event.free} if event.free else state.published_free,
-        published_salable={**state.published_salable, **event.salable}
-        if event.salable
-        else state.published_salable,
-    )
+def _published(state: InventoryState, event: Published) -> Changes:
+    changes: Changes = {"version": state.version}  # saying what the books hold does not change them
+    if event.free:
+        changes["published_free"] = {**state.published_free, **event.free}
+    if event.salable:
+        changes["published_salable"] = {**state.published_salable, **event.salable}
+    return changes
 
 
-_APPLY: dict[type, Any] = {
+_APPLY: dict[type, Callable[[InventoryState, Any], Changes]] = {
     Counted: _counted,
     Moved: _moved,
     Reserved: _reserved,
@@ -272,49 +260,54 @@ _APPLY: dict[type, Any] = {
 }
 
 
-def _with_level(state: InventoryState, location: str, bucket: Bucket, units: int) -> InventoryState:
-    before = usable(state, location)
+def _level(state: InventoryState, location: str, bucket: Bucket, units: int) -> Changes:
+    """A bucket holds this many units."""
+    changes: Changes
     match bucket:
         case Bucket.ON_HAND:
-            state = replace(state, on_hand={**state.on_hand, location: units})
+            changes = {"on_hand": {**state.on_hand, location: units}}
+            gain = units - state.on_hand.get(location, 0)
         case Bucket.DAMAGED:
-            state = replace(state, damaged=_with(state.damaged, location, units))
+            changes = {"damaged": _with(state.damaged, location, units)}
+            gain = max(0, state.damaged.get(location, 0)) - max(0, units)
         case Bucket.QUALITY_HOLD:
-            state = replace(state, quality_hold=_with(state.quality_hold, location, units))
-    return replace(state, usable_total=state.usable_total + usable(state, location) - before)
+            changes = {"quality_hold": _with(state.quality_hold, location, units)}
+            gain = max(0, state.quality_hold.get(location, 0)) - max(0, units)
+    changes["usable_total"] = state.usable_total + gain
+    return changes
 
 
-def _with_hard(state: InventoryState, reservation: str, location: LocationId, delta: int) -> InventoryState:
+def _hard(state: InventoryState, reservation: str, location: LocationId, delta: int) -> Changes:
+    """So many more units hard allocated for a reservation at a location."""
     if not delta:
-        return state
-    return replace(
-        state,
-        hard=_add(state.hard, hard_key(reservation, location), delta),
-        hard_total=state.hard_total + delta,
-        allocated=_add(state.allocated, location, delta),
-        usable_total=state.usable_total - delta,
-    )
+        return {}
+    return {
+        "hard": _add(state.hard, hard_key(reservation, location), delta),
+        "hard_total": state.hard_total + delta,
+        "allocated": _add(state.allocated, location, delta),
+        "usable_total": state.usable_total - delta,
+    }
 
 
-def _without_promises(
-    state: InventoryState, reservation: str, *, soft: int = 0, waiting: int = 0
-) -> InventoryState:
+def _fewer_promises(state: InventoryState, reservation: str, *, soft: int = 0, waiting: int = 0) -> Changes:
     """Less soft and waiting; what waits for nothing leaves the queue, what promises nothing has no deadline."""
+    changes: Changes = {}
+    soft_left, waiting_left = state.soft, state.waiting
     if soft:
-        state = replace(state, soft=_add(state.soft, reservation, -soft), soft_total=state.soft_total - soft)
+        soft_left = _add(soft_left, reservation, -soft)
+        changes["soft"] = soft_left
+        changes["soft_total"] = state.soft_total - soft
     if waiting:
-        left = _add(state.waiting, reservation, -waiting)
-        state = replace(state, waiting=left, waiting_total=state.waiting_total - waiting)
-        if reservation not in left:
-            state = replace(
-                state,
-                queue=tuple(other for other in state.queue if other != reservation),
-                asked=_without(state.asked, reservation),
-                waiting_slips=_without(state.waiting_slips, reservation),
-            )
-    if reservation in state.soft or reservation in state.waiting:
-        return state
-    return replace(state, timers=_without(state.timers, f"expire:{reservation}"))
+        waiting_left = _add(waiting_left, reservation, -waiting)
+        changes["waiting"] = waiting_left
+        changes["waiting_total"] = state.waiting_total - waiting
+        if reservation not in waiting_left:
+            changes["queue"] = tuple(other for other in state.queue if other != reservation)
+            changes["asked"] = _without(state.asked, reservation)
+            changes["waiting_slips"] = _without(state.waiting_slips, reservation)
+    if reservation not in soft_left and reservation not in waiting_left:
+        changes["timers"] = _without(state.timers, f"expire:{reservation}")
+    return changes
 
 
 def _add(column: Mapping[str, int], key: str, delta: int) -> Mapping[str, int]:
@@ -339,14 +332,6 @@ def _without(column: Mapping[str, T], key: str) -> Mapping[str, T]:
     rest = dict(column)
     del rest[key]
     return rest
-
-
-def _with_timer(timers: Mapping[str, datetime], name: str, due: datetime | None) -> Mapping[str, datetime]:
-    return _without(timers, name) if due is None else {**timers, name: due}
-
-
-def _flat(movements: list[Movement]) -> tuple[int, ...]:
-    return tuple(number for movement in movements for number in movement)
 
 
 def _remember(recent: tuple[int, ...], operations: tuple[int, ...]) -> tuple[int, ...]:

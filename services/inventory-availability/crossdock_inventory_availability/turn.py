@@ -60,8 +60,10 @@ class Turn:
         self._locations = locations
         self._touched: set[LocationId] = set()
         self._fact: tuple[LocationId, str, int, int] | None = None
-        self._free: dict[str, int] | None = None
-        self._free_total = 0
+        # Hundreds of stores may hold the sku, and a decision is about one of them: what was last published is what is free,
+        # but for the locations that the decision touches.
+        self._free = dict(self.books.published_free)
+        self._free_total = sum(self._free.values())
 
     def record(self, event: object) -> None:
         """A private event: changes the books now."""
@@ -86,8 +88,12 @@ class Turn:
     def touch(self, location: LocationId) -> None:
         """Stock, allocation or hold of this location changed."""
         self._touched.add(location)
-        if self._free is not None:
-            self._weigh(self._free, location)
+        self._weigh(location)
+
+    def weigh_all(self) -> None:
+        """Ask master data again: a changed safety stock counts from the sku's next count or movement on."""
+        for location in self.books.on_hand:
+            self._weigh(LocationId(location))
 
     def fact(self, location: LocationId, cause: str) -> None:
         """What follows is a fact and may leave more promised than there is; `cause` is its reference. Call it before recording."""
@@ -130,13 +136,14 @@ class Turn:
 
     def free(self, location: LocationId) -> int:
         """What may be allocated at a location: max(0, H - D - Q - A - S); 0 while it is held."""
-        return self._free_by_location().get(location, 0)
+        self._weigh(location)
+        return self._free[location]
 
     def free_elsewhere(self) -> tuple[LocationFree, ...]:
         """Where the sku may still be allocated."""
         return tuple(
             LocationFree(location=LocationId(location), free=free)
-            for location, free in self._free_by_location().items()
+            for location, free in self._free.items()
             if free
         )
 
@@ -146,7 +153,6 @@ class Turn:
         Σ max(0, H - D - Q - A - S) - R, and never more than Σ(H - D - Q - A) - R: a location that a fact drove below zero
         is short of goods that its neighbours may have to make good.
         """
-        self._free_by_location()
         return max(0, min(self._free_total, self.books.usable_total) - self.books.soft_total)
 
     def close(self) -> tuple[object, ...]:
@@ -157,22 +163,14 @@ class Turn:
             self._publish_tables()
         return tuple(self.events)
 
-    def _free_by_location(self) -> dict[str, int]:
-        if self._free is None:
-            self._free = {}
-            for location in self.books.on_hand.keys() | self.books.held_since.keys():
-                self._weigh(self._free, location)
-        return self._free
-
-    def _weigh(self, free: dict[str, int], location: str) -> None:
-        """Bring one location up to date."""
+    def _weigh(self, location: LocationId) -> None:
+        """Bring what is free at one location up to date."""
         rows = self._locations(location)
         safety_stock = rows[0].safety_stock if rows else 0
-        units = (
-            0 if location in self.books.held_since else max(0, usable(self.books, location) - safety_stock)
-        )
-        self._free_total += units - free.get(location, 0)
-        free[location] = units
+        is_held = location in self.books.held_since
+        units = 0 if is_held else max(0, usable(self.books, location) - safety_stock)
+        self._free_total += units - self._free.get(location, 0)
+        self._free[location] = units
 
     def _tell_shortage(self) -> None:
         if self._fact is None:
@@ -219,17 +217,15 @@ class Turn:
             )
 
     def _publish_tables(self) -> None:
-        """Positions and available-to-sell where they differ from what was last said.
-
-        Comparing with what was said, not with the books before, also publishes a changed safety stock at the sku's next message.
-        """
+        """Positions and available-to-sell where they differ from what was last said."""
         books = self.books
-        free = self._free_by_location()
-        changed = {
-            location: units
-            for location, units in free.items()
-            if location in self._touched or books.published_free.get(location) != units
-        }
+        changed: dict[str, int] = {location: self._free[location] for location in self._touched}
+        if self._free != books.published_free:
+            changed |= {
+                location: units
+                for location, units in self._free.items()
+                if books.published_free.get(location) != units
+            }
         for location, units in sorted(changed.items()):
             self.publish(
                 StockPosition(

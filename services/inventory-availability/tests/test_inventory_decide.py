@@ -180,8 +180,11 @@ def test_a_count_older_than_known_movements_is_rolled_forward():
 
 
 def test_a_movement_that_the_count_contains_changes_nothing():
-    books = sku_books.after(count(10), movement(-3, "late", moved_at=T0 - MINUTE))
+    books = sku_books.after(
+        count(10), movement(-3, "late", moved_at=T0 - MINUTE), movement(-3, "then", moved_at=T0)
+    )
     assert on_hand(books) == 10
+    assert on_hand(sku_books.after(movement(-3, "then", moved_at=T0), count(10))) == 10
 
 
 def test_a_movement_counts_once():

@@ -279,6 +279,7 @@ class Network:
         # Only a fact leaves more promised than there is, and says so in the same decision.
         balance = {location: supply.on_hand_fit(sku, location) - hard[location] for location in SAFETY}
         network = sum(balance.values()) - soft
+        assert state.usable_total == sum(balance.values())
         balance_before = {location: usable(before, location) if before else 0 for location in SAFETY}
         network_before = sum(balance_before.values()) - (before.soft_total if before else 0)
         told = {event.location: event.short for event in events if isinstance(event, OversellDetected)}
@@ -399,6 +400,7 @@ def test_a_slip_that_fails_anywhere_leaves_nothing_and_answers_once(stock: dict[
     assert isinstance(answer, ReservationFailed)
     assert answer.failure.line_id == at
     assert soft_units(network) == {MUG: 0, TEE: 0}
+    assert all(state.failed_total == state.requested_total for state in network.states.values() if state)
     assert {sku: row.units for (sku, channel), row in network.salable.items() if channel == "shopify"} == {
         MUG: stock["MUG"],
         TEE: stock["TEE"],
