@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -72,6 +73,23 @@ def list_topics(schemas: SchemasOption = None, as_json: JsonOption = False) -> N
         )
 
 
+@app.command()
+def manifests(
+    out: Annotated[Path, typer.Option(help="Folder to write topics.yaml and users.yaml to.")],
+    schemas: SchemasOption = None,
+    cluster: Annotated[str, typer.Option(help="Name of the Strimzi Kafka resource.")] = "crossdock",
+    replication: Annotated[int, typer.Option(help="Replication factor of the topics.")] = 3,
+) -> None:
+    """Write the catalogue as Strimzi KafkaTopic and KafkaUser resources."""
+    from crossdock_tools.manifests import manifests as texts
+
+    if not out.is_dir():
+        raise ContractError(f"{out} is not a folder; create it or name another with --out")
+    for name, text in texts(repository(schemas), cluster=cluster, replication=replication).items():
+        (out / name).write_text(text)
+        print(f"wrote {out / name}")
+
+
 def apply_catalogue(found: Repository, admin: Admin, replication: int = 1) -> dict[str, int]:
     """Bring a cluster up to the catalogue. Raises ContractError where a topic exists in another shape."""
     specs = topic_specs(found, replication)
@@ -89,7 +107,12 @@ def apply_catalogue(found: Repository, admin: Admin, replication: int = 1) -> di
             TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)
         ]
         known = admin.group_offsets(names.group(service))
-        fresh = {each: admin.watermarks(each).low for each in partitions if each not in known}
+        # A topic made just now starts at 0; asking for the ends of a partition that is still electing its leader fails.
+        fresh = {
+            each: 0 if each.topic in created else admin.watermarks(each).low
+            for each in partitions
+            if each not in known
+        }
         if fresh:
             admin.initialise_group(names.group(service), fresh)
     return {"created": len(created), "existing": len(specs) - len(created), "groups": len(groups)}
