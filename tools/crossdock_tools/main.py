@@ -11,6 +11,7 @@ import typer
 from crossdock_local.errors import LocalError
 from crossdock_tools import infrastructure, topics
 from crossdock_tools import trace as tracing
+from crossdock_tools.demo import command as demonstrating
 from crossdock_tools.schemas import commands as schemas
 from crossdock_tools.schemas.contracts import ContractError
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command("up")(infrastructure.up)
 app.command("down")(infrastructure.down)
 app.command("status")(infrastructure.status)
+app.command("demo")(demonstrating.demo)
 app.command("trace")(tracing.trace)
 app.add_typer(schemas.app, name="schemas")
 app.add_typer(topics.app, name="topics")
@@ -46,7 +48,15 @@ def anticipated() -> tuple[type[Exception], ...]:
     from crossdock_eventing.broker.failure import BrokerError
     from crossdock_eventing.registry import UnknownSchema
 
-    return (LocalError, ContractError, BrokerError, UnknownSchema, tracing.TraceError)
+    return (
+        LocalError,
+        ContractError,
+        BrokerError,
+        UnknownSchema,
+        tracing.TraceError,
+        demonstrating.DemoError,
+        demonstrating.Unexpected,
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,195 @@
+"""Every process of the demo: broker, registry, simulators, services, gateway; started, watched, and stopped together."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from crossdock_eventing.broker.confluent import ConfluentBroker
+from crossdock_eventing.registry import ConfluentRegistry
+from crossdock_local import addresses, broker, cluster, jars, processes
+from crossdock_local.supervisor import Backoff, Child, Supervisor
+from crossdock_tools.schemas.contracts import Repository
+from crossdock_tools.schemas.register import register_all
+from crossdock_tools.topics import apply_catalogue
+
+Announce = Callable[[str], None]
+
+SERVICES = (
+    "order-orchestrator",
+    "inventory-availability",
+    "fulfillment-router",
+    "returns",
+    "settlement-reconciler",
+    "erp-poster",
+)
+SIMULATORS = ("wms", "psp", "erp", "channels")
+_HEALTHY_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where Kafka and the registry answer."""
+
+    bootstrap_servers: str
+    registry_url: str
+
+    def broker(self) -> ConfluentBroker:
+        return ConfluentBroker(self.bootstrap_servers)
+
+    def registry(self) -> ConfluentRegistry:
+        return ConfluentRegistry(self.registry_url)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The running processes. `books` are the simulators' own accounts, by name of the simulator."""
+
+    cluster: Cluster
+    gateway_url: str
+    simulator_urls: dict[str, str]
+    supervisor: Supervisor
+
+
+def demo_directory() -> Path:
+    """Where the demo keeps its broker's data, logs, pid files and summary."""
+    return addresses.local_directory() / "demo"
+
+
+@contextmanager
+def stored_cluster(directory: Path) -> Iterator[Cluster]:
+    """A broker and a registry of their own on free ports, over the data in `directory`, for as long as the block.
+
+    Raises LocalError when Java or Maven is missing.
+    """
+    library = addresses.local_directory() / "kafka" / "lib"
+    jars.find_java()
+    jars.ensure_jars(library)
+    with ExitStack() as stack:
+        kafka = stack.enter_context(broker.LocalKafka(directory / "kafka", library=library))
+        [port] = processes.free_ports(addresses.LOOPBACK, 1)
+        log_file = directory / "logs" / "schema-registry.log"
+        command = cluster.registry_command(port=port, bootstrap=kafka.bootstrap_servers)
+        registry = processes.spawn(command, log_file=log_file, die_with_parent=True)
+        stack.callback(lambda: processes.stop_children([registry], grace_s=5.0))
+        url = f"http://{addresses.LOOPBACK}:{port}"
+        cluster.wait_for_registry(url, registry, log_file)
+        yield Cluster(kafka.bootstrap_servers, url)
+
+
+@contextmanager
+def _cluster(directory: Path, announce: Announce) -> Iterator[Cluster]:
+    if addresses.kafka_is_external() or addresses.registry_is_external():
+        found = Cluster(addresses.bootstrap_servers(), addresses.schema_registry_url())
+        announce(f"using Kafka at {found.bootstrap_servers} and the registry at {found.registry_url}")
+        yield found
+        return
+    announce("starting Kafka and the schema registry")
+    with stored_cluster(directory) as started:
+        yield started
+
+
+@contextmanager
+def running(repository: Repository, announce: Announce, *, shopify_secrets: str) -> Iterator[Stack]:
+    """The whole stack, healthy, on a cluster with every contract and topic; nothing is left when the block ends.
+
+    A cluster that the environment names is used as it is; else one of the demo's own is started on empty data.
+    Raises LocalError naming the process that does not get healthy, and its log.
+    """
+    directory = demo_directory()
+    for part in ("kafka", "state", "books", "logs"):
+        shutil.rmtree(directory / part, ignore_errors=True)
+    with _cluster(directory, announce) as found:
+        announce("registering contracts, creating topics")
+        register_all(repository, found.registry_url)
+        admin = found.broker().admin()
+        apply_catalogue(repository, admin)
+        admin.close()
+        stack = _stack(found, directory, shopify_secrets)
+        announce(f"starting {len(SIMULATORS)} simulated systems, {len(SERVICES)} services and the gateway")
+        with stack.supervisor:
+            stack.supervisor.wait_healthy(_HEALTHY_WITHIN_S)
+            yield stack
+
+
+def _stack(found: Cluster, directory: Path, shopify_secrets: str) -> Stack:
+    gateway_port = _preferred_port(int(os.environ.get("CROSSDOCK_GATEWAY_PORT") or 8080))
+    ports = processes.free_ports(addresses.LOOPBACK, len(SIMULATORS) + len(SERVICES))
+    simulators = dict(zip(SIMULATORS, ports, strict=False))
+    health = dict(zip(SERVICES, ports[len(SIMULATORS) :], strict=True))
+    gateway_url = f"http://{addresses.LOOPBACK}:{gateway_port}"
+    urls = {name: f"http://{addresses.LOOPBACK}:{port}" for name, port in simulators.items()}
+    environment = {
+        **os.environ,
+        "KAFKA_BOOTSTRAP_SERVERS": found.bootstrap_servers,
+        "SCHEMA_REGISTRY_URL": found.registry_url,
+        "CROSSDOCK_STATE_DIR": str(directory / "state"),
+        "CROSSDOCK_GATEWAY_PORT": str(gateway_port),
+        "CROSSDOCK_GATEWAY_SHOPIFY_SECRETS": shopify_secrets,
+        "CROSSDOCK_GATEWAY_WMS_URL": urls["wms"],
+        "CROSSDOCK_GATEWAY_PSP_URL": urls["psp"],
+        "CROSSDOCK_GATEWAY_CHANNELS_URL": urls["channels"],
+        "CROSSDOCK_ERP_POSTER_ERPS": f'{{"cloud": "{urls["erp"]}"}}',
+        **DEMO_POLICIES,
+    }
+    children = [
+        Child(
+            name,
+            [
+                *(sys.executable, "-m", f"crossdock_simulators.{name}", "--port", str(port)),
+                *("--books", str(directory / "books" / f"{name}.jsonl")),
+                *(("--gateway", gateway_url) if name in ("wms", "psp") else ()),
+            ],
+            environment,
+            health_url=f"{urls[name]}/livez",
+        )
+        for name, port in simulators.items()
+    ]
+    children += [
+        Child(
+            name,
+            [sys.executable, "-m", f"crossdock_{name.replace('-', '_')}"],
+            {**environment, "CROSSDOCK_HTTP_PORT": str(port)},
+            health_url=f"http://{addresses.LOOPBACK}:{port}/readyz",
+        )
+        for name, port in health.items()
+    ]
+    children.append(
+        Child(
+            "channel-gateway",
+            [sys.executable, "-m", "crossdock_channel_gateway"],
+            environment,
+            health_url=f"{gateway_url}/readyz",
+        )
+    )
+    (directory / "books").mkdir(parents=True, exist_ok=True)
+    supervisor = Supervisor(
+        children,
+        run_directory=addresses.local_directory() / "run",
+        log_directory=directory / "logs",
+        backoff=Backoff(initial_s=0.5, max_s=4.0),
+    )
+    return Stack(found, gateway_url, urls, supervisor)
+
+
+#: Deadlines short enough that nothing stays open; everything else is as in production.
+DEMO_POLICIES = {
+    "CROSSDOCK_ORDER_ORCHESTRATOR_UNPAID_DEADLINE_S": "12",
+    "CROSSDOCK_ORDER_ORCHESTRATOR_FRAUD_DEADLINE_S": "15",
+    "CROSSDOCK_ERP_POSTER_BATCH_MAX": "50",
+    "CROSSDOCK_ERP_POSTER_REQUESTS_PER_S": "1000",
+    "CROSSDOCK_ERP_POSTER_SETTLE_S": "2",
+}
+
+
+def _preferred_port(port: int) -> int:
+    """The port if it is free, else another."""
+    if not processes.port_is_taken(addresses.LOOPBACK, port):
+        return port
+    [other] = processes.free_ports(addresses.LOOPBACK, 1)
+    return other
