@@ -487,7 +487,8 @@ def test_a_message_that_contradicts_itself_is_refused(command: Any):
     assert sku_books.after(count(10)).when(command).rejection is not None
 
 
-def test_a_changed_safety_stock_is_published_with_the_skus_next_message():
+@pytest.mark.parametrize("report", [movement(1, "receipt"), count(10, as_of=T0 + MINUTE)])
+def test_a_changed_safety_stock_is_published_with_the_skus_next_report(report: Any):
     books = sku_books.after(count(10), count(10, location=SOUTH))
     raised = Specification(
         decide=decide,
@@ -500,8 +501,11 @@ def test_a_changed_safety_stock_is_published_with_the_skus_next_message():
             ),
         },
     )
-    outcome = raised.when(movement(1, "receipt"))
-    assert {row.location: row.free for row in outcome.all(StockPosition)} == {NORTH: 10, SOUTH: 9}
+    outcome = raised.when(report)
+    assert {row.location: row.free for row in outcome.all(StockPosition)} == {
+        NORTH: on_hand(outcome.specification) - 1,
+        SOUTH: 9,
+    }
 
 
 def test_memory_is_bounded():

@@ -222,6 +222,11 @@ class Network:
             state = evolve(state, event)
             self.promises.hear(sku, event)
             self._hear_published(sku, event)
+        published = [event for event in events if hasattr(event, "IDENTITY")]
+        identities = {
+            (type(event), *(getattr(event, name) for name in event.IDENTITY)) for event in published
+        }
+        assert len(identities) == len(published)
         if isinstance(command, FACTS):
             self.supply.hear(command)
         self.states[sku] = state
