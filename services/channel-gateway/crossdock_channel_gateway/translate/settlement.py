@@ -353,32 +353,32 @@ def shopify(file: BinaryIO) -> SettlementFile:
 
 def _shopify_lines(row: dict[str, Any], number: int, book: str) -> Iterator[Line]:
     """The gross of one balance transaction, and its fee as a line of its own: net = amount - fee."""
-    given = row.get("currency")
-    currency = given if isinstance(given, str) and re.fullmatch("[A-Z]{3}", given) else book
     order_ref = _text(row.get("source_order_id"))
     order = ("", order_ref) if is_identifier(order_ref) else None
-    for part, raw, sign in (("amount", _text(row.get("amount")), 1), ("fee", _text(row.get("fee")), -1)):
-        minor = _minor(raw, currency)
-        if part == "fee" and (minor == 0 or raw == ""):
-            continue
-        held = None if minor is None or currency != book else sign * minor
+    foreign = _text(row.get("currency"))
+    foreign = "" if foreign == book else foreign
+    fee = _text(row.get("fee"))
+    parts = [("gross", _text(row.get("amount")), 1)]
+    if fee and _minor(fee, book) != 0:
+        parts.append(("fee", fee, -1))
+    for number_of_part, (part, raw, sign) in enumerate(parts, start=number):
+        minor = None if foreign else _minor(raw, book)
+        text = f"{'-' if sign < 0 else ''}{raw} {foreign}"
         yield Line(
             SettlementLine(
-                line_no=number,
+                line_no=number_of_part,
                 transaction_type=clean_text(_text(row.get("type")), _TEXT_MAX),
                 amount_type=part,
                 description=clean_text(_text(row.get("source_type")), _TEXT_MAX),
                 order_ref=clean_text(order_ref, _TEXT_MAX),
-                item_ref=clean_text(_text(row.get("source_order_transaction_id")), _TEXT_MAX),
-                amount_minor=held,
-                raw_amount=clean_text(f"-{raw}" if sign < 0 else raw, _TEXT_MAX),
-                currency=currency,
+                amount_minor=None if minor is None else sign * minor,
+                raw_amount=clean_text(text, _TEXT_MAX),
+                currency=book,
                 posted_at=local_moment(_text(row.get("processed_at"))),
                 ref=clean_text(_text(row.get("id")), _TEXT_MAX),
             ),
             order,
         )
-        number += 1
 
 
 def _elements(file: BinaryIO, prefix: str) -> Iterator[Any]:
