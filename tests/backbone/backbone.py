@@ -191,7 +191,7 @@ class Backbone:
         self.services: dict[str, Service] = {
             made.name: made
             for made in (
-                order_orchestrator(OrchestratorSettings()),
+                order_orchestrator(OrchestratorSettings(backorder_channels=frozenset({"shopify"}))),
                 inventory_availability(InventorySettings()),
                 fulfillment_router(RouterSettings()),
                 returns(ReturnsSettings()),

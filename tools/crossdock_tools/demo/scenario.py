@@ -31,7 +31,6 @@ from crossdock_tools.demo.shapes import (
 
 WAREHOUSES = ("WH-NORTH", "WH-SOUTH")
 STORES = ("STORE-01", "STORE-02", "STORE-03")
-FRAUD_THRESHOLD_MINOR = 300_000
 _STOCK = 5_000
 
 ITEMS = tuple(
@@ -299,8 +298,8 @@ def order_id_of(order: ShopifyOrder) -> str:
 
 
 def _shopify_plain(start: datetime) -> Iterator[ShopifyOrder]:
-    """138 orders of one to three lines, half of them captured by the shop already."""
-    for number in range(1, 139):
+    """139 orders of one to three lines, half of them captured by the shop already."""
+    for number in range(1, 140):
         lines = [
             Wanted(PLAIN[(number + step * 3) % 8], 1 + (number + step) % 3) for step in range(1 + number % 3)
         ]
