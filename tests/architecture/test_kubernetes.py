@@ -122,7 +122,7 @@ def test_a_misspelt_field_is_refused(tmp_path: Path) -> None:
     patch.write_text(patch.read_text().replace("readOnlyRootFilesystem", "readOnlyRootFileSystem"))
     answer = render(tmp_path / "k8s" / "overlays" / "single")
     assert answer.returncode != 0
-    assert 'unknown field "readOnlyRootFileSystem"' in answer.stderr
+    assert "readOnlyRootFileSystem" in answer.stderr
 
 
 @pytest.mark.parametrize("path", sorted(K8S.glob("**/kustomization.yaml")), ids=lambda p: p.parent.name)
