@@ -1,0 +1,234 @@
+"""Money that goes back: refunds that a channel made, credits that returns propose. Called by `decide`.
+
+Whoever comes first credits the units; the other finds them credited. We never send back more than was captured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from crossdock_canonical.decider import Ignored, Rejected
+from crossdock_canonical.money import Money
+from crossdock_canonical.records import CreditCause, CreditGranted, CreditLine, Origin, RefundRecorded
+from crossdock_order_orchestrator.cancelling import cancel
+from crossdock_order_orchestrator.ledger import overpaid_minor, refundable_total_minor
+from crossdock_order_orchestrator.model import (
+    CANCELLED_BY_CHANNEL,
+    CREDIT_SHORT,
+    CreditMatched,
+    Remembered,
+    being_cancelled,
+    cancellable_units,
+    components,
+    shipped_units,
+)
+from crossdock_order_orchestrator.payments import refund
+
+if TYPE_CHECKING:
+    from crossdock_canonical.identity import LineId
+    from crossdock_canonical.records import ChannelRefundReceived, CreditProposed
+    from crossdock_order_orchestrator.decision import Decision
+    from crossdock_order_orchestrator.state_records import Line, OrderState
+
+
+def on_channel_refund(decision: Decision, event: ChannelRefundReceived) -> None:
+    """The channel sent money back. Shipped units are credited; unshipped ones are cancelled, so that they do not leave."""
+    order = decision.order
+    if event.amount.currency != order.source.currency:
+        raise Rejected("order.currency_mismatch", f"refund {event.refund_id} is in {event.amount.currency}")
+    if event.refund_id in order.seen:
+        decision.emit(Ignored("order.duplicate", f"refund {event.refund_id}"))
+        return
+    ours = any(movement.movement_id == event.our_refund_id for movement in order.movements)
+    if event.our_refund_id is not None and ours:
+        decision.emit(Ignored("refund.echo", f"our refund {event.our_refund_id} as {event.refund_id}"))
+        return
+    credited: list[CreditLine] = []
+    unshipped: dict[LineId, int] = {}
+    unshipped_minor = 0
+    for part in event.lines:
+        found = components(order, part.line_id)
+        if not found:
+            raise Rejected("order.unknown_line", f"refund {event.refund_id} names line {part.line_id}")
+        for line, amounts in zip(
+            found, part.amounts.split([line.value_share for line in found]), strict=True
+        ):
+            units = part.units * line.per_unit
+            where = _where_refunded(order, line, units, restock=event.restock)
+            worth = (
+                amounts.split([where.open, where.gone, where.shipped, units - where.units]) if units else ()
+            )
+            if where.open:
+                unshipped[line.line_id] = unshipped.get(line.line_id, 0) + where.open
+            if where.open + where.gone:
+                unshipped_minor += worth[0].due + worth[1].due
+            if where.shipped:
+                credited.append(
+                    CreditLine(line_id=line.line_id, sku=line.sku, units=where.shipped, amounts=worth[2])
+                )
+    if shipped_units(order) == 0:
+        unshipped_minor = event.amount.minor
+    credit_minor = event.amount.minor - unshipped_minor
+    credit_id = f"{order.order_id}/channel/{event.refund_id}"
+    adjustment_minor = credit_minor - sum(line.amounts.due for line in credited)
+    over_minor = max(0, event.amount.minor - refundable_total_minor(order))
+    # Cancel first, so that the grace for the channel's refund and the refund itself are weighed together.
+    if unshipped:
+        cancel(
+            decision,
+            cancel_id=f"{order.order_id}/refund/{event.refund_id}",
+            reason_code=CANCELLED_BY_CHANNEL,
+            origin=Origin.CHANNEL,
+            units=unshipped,
+        )
+    decision.emit(
+        RefundRecorded(
+            order_id=order.order_id,
+            refund_id=event.refund_id,
+            credit_id=credit_id,
+            amount=event.amount,
+            origin=Origin.CHANNEL,
+            channel=order.source.channel,
+            shop=order.source.shop,
+            external_id=order.source.external_id,
+            reference=event.our_refund_id or "",
+            over_refund_minor=over_minor,
+        )
+    )
+    if unshipped_minor:
+        _grant_channel(decision, f"{credit_id}/unshipped", (), unshipped_minor, invoiced=False)
+    if credited or credit_minor:
+        _grant_channel(decision, credit_id, tuple(credited), adjustment_minor, invoiced=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """Where refunded units of a line are: still to ship, cancelled before, or with the customer."""
+
+    open: int
+    gone: int
+    shipped: int
+
+    @property
+    def units(self) -> int:
+        return self.open + self.gone + self.shipped
+
+
+def _where_refunded(order: OrderState, line: Line, units: int, *, restock: bool) -> _Where:
+    """Attribute refunded units. Restocked ones came back if any left; others are sought first among those that did not leave.
+
+    Units beyond what there is are in no part: their money is an adjustment.
+    """
+    returnable = line.shipped - line.credited
+    shipped = min(units, returnable) if restock else 0
+    still_open = min(units - shipped, cancellable_units(order, line))
+    asked_back = being_cancelled(order.cancels, line.line_id)
+    paid_for = line.cancelled if overpaid_minor(order) > 0 else 0
+    gone = min(units - shipped - still_open, asked_back + paid_for)
+    if not restock:
+        shipped = min(units - still_open - gone, returnable)
+    return _Where(still_open, gone, shipped)
+
+
+def _grant_channel(
+    decision: Decision,
+    credit_id: str,
+    lines: tuple[CreditLine, ...],
+    adjustment_minor: int,
+    *,
+    invoiced: bool,
+) -> None:
+    currency = decision.order.source.currency
+    total = sum(line.amounts.due for line in lines) + adjustment_minor
+    decision.emit(
+        CreditGranted(
+            order_id=decision.order.order_id,
+            credit_id=credit_id,
+            cause=CreditCause.CHANNEL_REFUND,
+            lines=lines,
+            adjustment_minor=adjustment_minor,
+            currency=currency,
+            total=Money(minor=total, currency=currency),
+            origin=Origin.CHANNEL,
+            invoiced=invoiced,
+        )
+    )
+
+
+def on_credit_proposed(decision: Decision, event: CreditProposed) -> None:
+    """Returned goods were accepted: credit what nobody credited yet, and send the money back unless a store did."""
+    order = decision.order
+    if event.credit_id in order.seen:
+        decision.emit(Ignored("order.duplicate", f"credit {event.credit_id}"))
+        return
+    if event.currency != order.source.currency:
+        raise Rejected("order.currency_mismatch", f"credit {event.credit_id} is in {event.currency}")
+    by_id = {line.line_id: line for line in order.lines}
+    matched: list[tuple[LineId, int]] = []
+    lines: list[CreditLine] = []
+    for part in event.lines:
+        line = by_id.get(part.line_id)
+        if line is None:
+            raise Rejected("order.unknown_line", f"credit {event.credit_id} names line {part.line_id}")
+        # The channel paid for these units already, whether or not the return knows of it.
+        paid = min(part.units, line.unclaimed)
+        if event.refund_id is not None and event.refund_id in order.seen:
+            paid = part.units if line.unclaimed >= part.units else paid
+        left = part.units - paid
+        if left > line.shipped - line.credited:
+            raise Rejected(
+                "order.credit_exceeds_shipped",
+                f"line {line.line_id}: {left} units, {line.shipped} shipped, {line.credited} credited",
+            )
+        if paid:
+            matched.append((line.line_id, paid))
+        if left:
+            amounts = part.amounts.split([left, paid])[0]
+            lines.append(CreditLine(line_id=line.line_id, sku=line.sku, units=left, amounts=amounts))
+    if matched:
+        decision.emit(CreditMatched(credit_id=event.credit_id, lines=tuple(matched)))
+    total = sum(line.amounts.due for line in lines)
+    by_store = event.store_refund is not None
+    if lines:
+        decision.emit(
+            CreditGranted(
+                order_id=order.order_id,
+                credit_id=event.credit_id,
+                rma_id=event.rma_id,
+                cause=CreditCause.RETURN,
+                lines=tuple(lines),
+                currency=event.currency,
+                total=Money(minor=total, currency=event.currency),
+                origin=Origin.STORE if by_store else Origin.US,
+            )
+        )
+    if event.store_refund is not None:
+        _record_store_refund(decision, event, event.store_refund)
+    elif total > 0:
+        short = refund(decision, credit_id=event.credit_id, rma_id=event.rma_id, minor=total)
+        if short > 0:
+            decision.hold(CREDIT_SHORT, decision.policy.exception_deadline)
+    if event.credit_id not in decision.order.seen:
+        decision.emit(Remembered(subject_id=event.credit_id))
+
+
+def _record_store_refund(decision: Decision, event: CreditProposed, amount: Money) -> None:
+    """Money out of a drawer is a fact; beyond what was captured it is an exception on the books. An even exchange has none."""
+    order = decision.order
+    if amount.minor == 0:
+        return
+    decision.emit(
+        RefundRecorded(
+            order_id=order.order_id,
+            refund_id=f"{event.credit_id}/refund",
+            credit_id=event.credit_id,
+            rma_id=event.rma_id,
+            amount=amount,
+            origin=Origin.STORE,
+            channel=order.source.channel,
+            shop=order.source.shop,
+            external_id=order.source.external_id,
+            over_refund_minor=max(0, amount.minor - refundable_total_minor(order)),
+        )
+    )
