@@ -95,7 +95,9 @@ def _cluster(directory: Path, announce: Announce) -> Iterator[Cluster]:
 
 
 @contextmanager
-def running(repository: Repository, announce: Announce, *, shopify_secrets: str) -> Iterator[Stack]:
+def running(
+    repository: Repository, announce: Announce, *, shopify_secrets: tuple[str, str]
+) -> Iterator[Stack]:
     """The whole stack, healthy, on a cluster with every contract and topic; nothing is left when the block ends.
 
     A cluster that the environment names is used as it is; else one of the demo's own is started on empty data.
@@ -117,7 +119,7 @@ def running(repository: Repository, announce: Announce, *, shopify_secrets: str)
             yield stack
 
 
-def _stack(found: Cluster, directory: Path, shopify_secrets: str) -> Stack:
+def _stack(found: Cluster, directory: Path, shopify_secrets: tuple[str, str]) -> Stack:
     gateway_port = _preferred_port(int(os.environ.get("CROSSDOCK_GATEWAY_PORT") or 8080))
     ports = processes.free_ports(addresses.LOOPBACK, len(SIMULATORS) + len(SERVICES))
     simulators = dict(zip(SIMULATORS, ports, strict=False))
@@ -130,7 +132,7 @@ def _stack(found: Cluster, directory: Path, shopify_secrets: str) -> Stack:
         "SCHEMA_REGISTRY_URL": found.registry_url,
         "CROSSDOCK_STATE_DIR": str(directory / "state"),
         "CROSSDOCK_GATEWAY_PORT": str(gateway_port),
-        "CROSSDOCK_GATEWAY_SHOPIFY_SECRETS": shopify_secrets,
+        "CROSSDOCK_GATEWAY_SHOPIFY_SECRETS": ",".join(shopify_secrets),
         "CROSSDOCK_GATEWAY_WMS_URL": urls["wms"],
         "CROSSDOCK_GATEWAY_PSP_URL": urls["psp"],
         "CROSSDOCK_GATEWAY_CHANNELS_URL": urls["channels"],
@@ -143,7 +145,8 @@ def _stack(found: Cluster, directory: Path, shopify_secrets: str) -> Stack:
             [
                 *(sys.executable, "-m", f"crossdock_simulators.{name}", "--port", str(port)),
                 *("--books", str(directory / "books" / f"{name}.jsonl")),
-                *(("--gateway", gateway_url) if name in ("wms", "psp") else ()),
+                *(("--gateway", gateway_url) if name != "erp" else ()),
+                *(("--shopify-secret", shopify_secrets[1]) if name == "channels" else ()),
             ],
             environment,
             health_url=f"{urls[name]}/livez",
