@@ -24,14 +24,16 @@ from crossdock_canonical.records import (
     Origin,
 )
 from crossdock_order_orchestrator.cancelling import amend, cancel, everything_open, worth_left
-from crossdock_order_orchestrator.ledger import total
+from crossdock_order_orchestrator.ledger import overpaid_minor, total
 from crossdock_order_orchestrator.model import (
     CANCELLED_BY_CHANNEL,
     CHANGE_AFTER_RELEASE,
     HOLD,
     OVERDUE,
+    REFUND_TIMER,
     OrderRevised,
     OrderTaken,
+    RefundDeferred,
     channel_line_id,
     live_units,
     open_units,
@@ -131,6 +133,9 @@ def merge(decision: Decision, snapshot: ChannelOrderReceived, items: Lookup[Item
     if newer and order.stage is Stage.OPEN and snapshot.kind is order.source.kind is IntakeKind.SNAPSHOT:
         _revise(decision, snapshot, items)
     merge_tenders(decision, snapshot.tenders)
+    if overpaid_minor(decision.order) > 0 and REFUND_TIMER not in decision.order.timers:
+        # The channel that lowered the total, or reported money late, may be sending it back itself.
+        decision.emit(RefundDeferred(until=decision.now + decision.policy.channel_refund_grace))
     if _STATUS_RANK[snapshot.status] > _STATUS_RANK[decision.order.status]:
         if snapshot.status is ChannelStatus.CANCELLED:
             cancel_by_channel(decision)
