@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import fastavro
-from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
 from avro.errors import AvroException
 from avro.schema import Schema as AvroSchema
 from avro.schema import parse
 
+from crossdock_local.registry.compatibility import unreadable
 from crossdock_tools.schemas.contracts import Contract, ContractError, Repository
 
 _NAMESPACE = re.compile(r"^retail(\.[a-z][a-z0-9_]*)+$")
@@ -307,16 +307,10 @@ def _said_by_code(name: str) -> tuple[set[str], set[str]]:
 
 
 def incompatibilities(reader: Any, writer: Any) -> list[str]:
-    """Why data of `writer` cannot be read with `reader`, naming field and rule; empty when it can."""
-    checker = ReaderWriterCompatibilityChecker()  # type: ignore[no-untyped-call]
-    result = checker.get_compatibility(_avro(reader), _avro(writer))
-    if result.compatibility is SchemaCompatibilityType.compatible:
-        return []
+    """Why data of `writer` cannot be read with `reader`, naming field and rule as the local registry does; empty when it can."""
     return [
-        f"{rule.name} at {place}: {message}"
-        for rule, place, message in zip(
-            result.incompatibilities, sorted(result.locations), sorted(result.messages), strict=False
-        )
+        f"field {found.field or '(the record)'} breaks {found.rule}{': ' if found.detail else ''}{found.detail}"
+        for found in unreadable(_avro(reader), _avro(writer))
     ]
 
 
