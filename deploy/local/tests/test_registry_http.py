@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from crossdock_local.registry.records import Record
+from crossdock_local.registry.records import Record, Reference, StoredSchema
 
 
 def record(name: str, *fields: tuple[Any, ...], **more: Any) -> dict[str, Any]:
@@ -30,10 +30,12 @@ def test_a_schema_gets_an_id_and_a_version(registry) -> None:
         "subject": "orders-value",
         "version": 1,
         "id": schema_id,
+        "guid": "8b8bd78e-4456-4c99-8d72-64cbe6177dae",
         "schema": '{"type":"record","name":"Order","fields":[{"name":"id","type":"string"}]}',
     }
     assert registry.ok("GET", "/subjects/orders-value/versions/latest") == stored
-    assert registry.ok("GET", f"/schemas/ids/{schema_id}") == {"schema": stored["schema"]}
+    content = {"schema": stored["schema"], "guid": stored["guid"]}
+    assert registry.ok("GET", f"/schemas/ids/{schema_id}") == content
     assert registry.ok("GET", f"/schemas/ids/{schema_id}/schema") == json.loads(stored["schema"])
     assert registry.ok("GET", "/subjects/orders-value/versions/1/schema") == json.loads(stored["schema"])
 
@@ -50,6 +52,55 @@ def test_the_same_schema_keeps_its_id_in_every_subject_and_writes_nothing_twice(
         {"subject": "a", "version": 1},
         {"subject": "b", "version": 1},
     ]
+
+
+def test_a_schema_is_found_by_its_guid_which_needs_no_id(start_registry) -> None:
+    registry = start_registry()
+    answer = registry.ok("POST", "/subjects/a/versions", {"schema": json.dumps(ORDER)})
+    assert answer == {"id": 1, "version": 1, "guid": answer["guid"]}
+    registry.register("b", ORDER)
+    found = registry.ok("GET", f"/schemas/guids/{answer['guid']}")
+    assert found == {"schema": json.dumps(ORDER, separators=(",", ":")), "guid": answer["guid"]}
+    assert registry.ok("GET", f"/schemas/guids/{answer['guid'].upper()}") == found
+    assert registry.code("GET", "/schemas/guids/00000000-0000-0000-0000-000000000000") == 40403
+    other = start_registry(name="elsewhere")
+    other.register("x", '"long"')
+    again = other.ok("POST", "/subjects/a/versions", {"schema": json.dumps(ORDER)})
+    assert (again["id"], again["guid"]) == (2, answer["guid"])
+
+
+def test_a_guid_goes_with_the_last_version_of_its_schema(registry) -> None:
+    guid = registry.ok("POST", "/subjects/a/versions", {"schema": json.dumps(ORDER)})["guid"]
+    registry.register("b", ORDER)
+    for subject in ("a", "b"):
+        assert registry.call("GET", f"/schemas/guids/{guid}")[0] == 200
+        registry.ok("DELETE", f"/subjects/{subject}")
+        assert registry.call("GET", f"/schemas/guids/{guid}")[0] == 200
+        registry.ok("DELETE", f"/subjects/{subject}?permanent=true")
+    assert registry.code("GET", f"/schemas/guids/{guid}") == 40403
+
+
+@pytest.mark.parametrize(
+    ("references", "guid"),
+    [
+        ((), "d629bb05-ad85-3d20-fbcb-895de3c459f7"),
+        (
+            (
+                Reference("io.confluent.kafka.example.User", "User", 1),
+                Reference("io.confluent.kafka.example.Address", "Address", 2),
+            ),
+            "5c08d70e-5347-41b2-6369-199425d044eb",
+        ),
+    ],
+)
+def test_guids_are_those_that_confluents_registry_derives(references: tuple, guid: str) -> None:
+    """Its own regression vectors (schema-md5-golden-data.json): a header written there must be found here."""
+    fields = [("name", "string"), ("age", "int"), ("ssn", "string")]
+    fields += [(name, f"io.confluent.kafka.example.{name.title()}") for name in ("user", "address")]
+    person = {"type": "record", "name": "Person", "namespace": "io.confluent.kafka.example"}
+    person["fields"] = record("Person", *fields)["fields"]
+    text = json.dumps(person, separators=(",", ":"))
+    assert StoredSchema("Person", 1, 100, text, references).guid == guid
 
 
 def test_lookup_finds_the_version_of_a_text(registry) -> None:
@@ -209,7 +260,9 @@ def test_references(registry) -> None:
     assert registry.code("POST", "/subjects/order/versions", body) == 42201
     order_id = registry.register("order", order, references=references)
     assert order_id != line_id
-    assert registry.ok("GET", f"/schemas/ids/{order_id}")["references"] == references
+    found = registry.ok("GET", f"/schemas/ids/{order_id}")
+    assert found["references"] == references
+    assert registry.ok("GET", f"/schemas/guids/{found['guid']}") == found
     assert registry.ok("GET", "/subjects/line/versions/1/referencedby") == [order_id]
     assert registry.code("DELETE", "/subjects/line") == 42206
     assert registry.code("DELETE", "/subjects/line/versions/1") == 42206
@@ -255,7 +308,7 @@ def test_import_keeps_foreign_ids(registry) -> None:
     body = {"schema": json.dumps(ORDER), "id": 100, "version": 7}
     assert registry.code("POST", "/subjects/a/versions", body) == 42205
     registry.ok("PUT", "/mode/a", {"mode": "IMPORT"})
-    assert registry.ok("POST", "/subjects/a/versions", body) == {"id": 100}
+    assert registry.ok("POST", "/subjects/a/versions", body)["id"] == 100
     assert registry.ok("GET", "/subjects/a/versions") == [7]
     assert registry.code("POST", "/subjects/a/versions", {"schema": json.dumps(ORDER)}) == 42205
     assert registry.code("POST", "/subjects/a/versions", {**body, "schema": '"int"'}) == 42207

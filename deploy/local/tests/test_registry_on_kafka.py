@@ -147,9 +147,12 @@ def test_ids_survive_a_restart_however_the_process_ended(
         subject: before.client.register_schema(subject, Schema(text, "AVRO"))
         for subject, text in texts.items()
     }
+    guids = {subject: before.client.get_latest_version(subject).guid for subject in texts}
     before.stop(number)
     after = start()
     assert {subject: after.client.get_latest_version(subject).schema_id for subject in texts} == ids
+    assert {subject: after.client.get_latest_version(subject).guid for subject in texts} == guids
+    assert after.client.get_schema_by_guid(guids[f"restart-{number}-0"]).schema_str
     again = {
         subject: after.client.register_schema(subject, Schema(text, "AVRO"))
         for subject, text in texts.items()
@@ -241,7 +244,8 @@ def test_a_broker_that_goes_and_comes_back_costs_only_the_writes_in_between(tmp_
     kafka.start()
     registry = RegistryProcess(kafka.bootstrap_servers, tmp_path / "registry.log")
     try:
-        assert registry.post("before", schema_text("Before")) == (200, {"id": 1})
+        status, answer = registry.post("before", schema_text("Before"))
+        assert (status, answer["id"]) == (200, 1)
         kafka.stop(grace_s=0.0)
         status, answer = registry.post("during", schema_text("During"))
         assert (status, answer["error_code"]) == (500, 50001)

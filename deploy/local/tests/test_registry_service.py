@@ -7,6 +7,7 @@ import pytest
 
 from crossdock_local.registry import commands, service
 from crossdock_local.registry.commands import SchemaRequest
+from crossdock_local.registry.records import StoredSchema
 
 RECORD = json.dumps({"type": "record", "name": "R", "fields": []})
 
@@ -20,7 +21,8 @@ def test_the_newest_registry_writes_and_the_earlier_one_only_reads(start_registr
     first.register("a", '"string"')
     second = start_registry(first.topic, name="second")
     assert post(first, "b") == (500, {"error_code": 50004, "message": str(service.errors.no_leader())})
-    assert post(second, "b", RECORD) == (200, {"id": 2})
+    status, answer = post(second, "b", RECORD)
+    assert (status, answer["id"]) == (200, 2)
     assert post(first, "c")[0] == 500
     assert [record for record in first.topic.records if b'"c"' in record.key] == []
     assert first.ok("GET", "/readyz") == {"status": "ready", "writable": False}
@@ -66,10 +68,10 @@ def test_concurrent_registrations_get_different_ids(start_registry) -> None:
         request = SchemaRequest(f'{{"type":"record","name":"R{number}","fields":[]}}')
         return lambda state: commands.register(state, f"s{number}", request, normalize=False)
 
-    async def all_at_once() -> list[int]:
+    async def all_at_once() -> list[StoredSchema]:
         return await asyncio.gather(*(registry.registry.change(decide(number)) for number in range(20)))
 
-    assert sorted(registry.run(all_at_once())) == list(range(1, 21))
+    assert sorted(schema.id for schema in registry.run(all_at_once())) == list(range(1, 21))
 
 
 def test_two_registries_that_start_at_once_end_with_one_writer(start_registry) -> None:

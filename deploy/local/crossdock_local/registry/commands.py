@@ -68,7 +68,7 @@ class SchemaRequest:
 
 
 def register(state: State, subject: str, request: SchemaRequest, *, normalize: bool) -> Decision:
-    """Give a schema its id and version under a subject; the answer is the id.
+    """Give a schema its id and version under a subject; the answer is the stored version.
 
     The same text has the same id in every subject. Registering what the subject already has writes nothing.
     Raises RegistryError 42201, 42205, 42207 or, when the compatibility level forbids it, 409.
@@ -85,7 +85,7 @@ def register(state: State, subject: str, request: SchemaRequest, *, normalize: b
     earlier = state.versions(subject)
     for schema in earlier:
         if (schema.text, schema.references) == (parsed.text, request.references):
-            return Decision((), schema.id)
+            return Decision((), schema)
     comparable = [(old.version, _parse_stored(state, old)) for old in earlier if old.schema_type == "AVRO"]
     broken = violations(parsed, comparable, state.level(subject))
     if broken:
@@ -93,7 +93,7 @@ def register(state: State, subject: str, request: SchemaRequest, *, normalize: b
     known = state.id_of("AVRO", parsed.text, request.references)
     schema_id = state.highest_id + 1 if known is None else known
     stored = StoredSchema(subject, _next_version(state, subject), schema_id, parsed.text, request.references)
-    return Decision((schema_record(stored),), schema_id)
+    return Decision((schema_record(stored),), stored)
 
 
 def parse_request(
@@ -269,7 +269,7 @@ def _import_schema(state: State, subject: str, request: SchemaRequest, parsed: P
             raise errors.id_does_not_match(
                 f"Version {version} of subject '{subject}' has id {schema.id}, not {request.id}"
             )
-    return Decision((schema_record(stored),), request.id)
+    return Decision((schema_record(stored),), stored)
 
 
 def _next_version(state: State, subject: str) -> int:

@@ -31,9 +31,9 @@ def version_not_found(version: int) -> RegistryError:
     return RegistryError(40402, f"Version {version} not found.")
 
 
-def schema_not_found(schema_id: int | None = None) -> RegistryError:
-    """40403."""
-    return RegistryError(40403, "Schema not found" if schema_id is None else f"Schema {schema_id} not found")
+def schema_not_found(wanted: int | str | None = None) -> RegistryError:
+    """40403; `wanted` is the id or the guid that was asked for."""
+    return RegistryError(40403, "Schema not found" if wanted is None else f"Schema {wanted} not found")
 
 
 def subject_soft_deleted(subject: str) -> RegistryError:

@@ -54,6 +54,7 @@ def build_app(registry: Registry, *, on_close: Callable[[], None] = lambda: None
         Route("/schemas/ids/{id:int}/schema", api.schema_text_by_id, methods=["GET"]),
         Route("/schemas/ids/{id:int}/subjects", api.subjects_by_id, methods=["GET"]),
         Route("/schemas/ids/{id:int}/versions", api.versions_by_id, methods=["GET"]),
+        Route("/schemas/guids/{guid}", api.schema_by_guid, methods=["GET"]),
         Route("/subjects", api.list_subjects, methods=["GET"]),
         Route(subject, api.find_schema, methods=["POST"]),
         Route(subject, api.delete_subject, methods=["DELETE"]),
@@ -106,7 +107,7 @@ class _Api:
 
     async def schema_by_id(self, request: Request) -> Response:
         schema = self._with_id(request)
-        answer: Json = {"schema": schema.text, **_extras(schema)}
+        answer: Json = {"schema": schema.text, "guid": schema.guid, **_extras(schema)}
         if _flag(request, "fetchMaxId"):
             answer["maxId"] = self._state.highest_id
         return _Answer(answer)
@@ -120,6 +121,14 @@ class _Api:
     async def versions_by_id(self, request: Request) -> Response:
         places = self._places(request)
         return _Answer([{"subject": schema.subject, "version": schema.version} for schema in places])
+
+    async def schema_by_guid(self, request: Request) -> Response:
+        guid = request.path_params["guid"]
+        schema = self._state.with_guid(guid.lower())
+        if schema is None:
+            raise errors.schema_not_found(guid)
+        # No id: a guid means the same in every registry, an id does not.
+        return _Answer({"schema": schema.text, "guid": schema.guid, **_extras(schema)})
 
     async def list_subjects(self, request: Request) -> Response:
         return _Answer(
@@ -161,10 +170,10 @@ class _Api:
     async def register(self, request: Request) -> Response:
         subject, normalize = request.path_params["subject"], _flag(request, "normalize")
         wanted = SchemaRequest.from_json(await _body(request))
-        schema_id = await self._registry.change(
+        schema: StoredSchema = await self._registry.change(
             lambda state: commands.register(state, subject, wanted, normalize=normalize)
         )
-        return _Answer({"id": schema_id})
+        return _Answer({"id": schema.id, "version": schema.version, "guid": schema.guid})
 
     async def delete_subject(self, request: Request) -> Response:
         subject, permanent = request.path_params["subject"], _flag(request, "permanent")
@@ -258,7 +267,7 @@ def _setting_routes(name: str, get: _Handler, put: _Handler, delete: _Handler) -
 
 def _version_json(schema: StoredSchema) -> Json:
     place: Json = {"subject": schema.subject, "version": schema.version, "id": schema.id}
-    return {**place, **_extras(schema), "schema": schema.text}
+    return {**place, "guid": schema.guid, **_extras(schema), "schema": schema.text}
 
 
 def _extras(schema: StoredSchema) -> Json:

@@ -5,9 +5,11 @@ so a key in another order would be another key. Source: the key and value classe
 Registry 7.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 Json = dict[str, Any]
 
@@ -44,6 +46,24 @@ class StoredSchema:
     references: tuple[Reference, ...] = ()
     schema_type: str = "AVRO"
     deleted: bool = False
+
+    @property
+    def guid(self) -> str:
+        """The schema's identity across registries, which newer serialisers put in a header.
+
+        It follows from the content, so it is computed and not stored: MD5 over the text and, for each reference, name,
+        subject and version (int32 big-endian), shown as a UUID without version bits. Confluent's registry (8.0) derives
+        the same one, so records keep their guid when the schemas topic moves from one registry to the other.
+        """
+        content = [self.text.encode()]
+        for reference in self.references:
+            content += [
+                reference.name.encode(),
+                reference.subject.encode(),
+                reference.version.to_bytes(4, "big", signed=True),
+            ]
+        digest = hashlib.md5(b"".join(content), usedforsecurity=False).digest()
+        return str(UUID(bytes=digest))
 
 
 def schema_record(schema: StoredSchema) -> Record:

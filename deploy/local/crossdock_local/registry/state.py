@@ -23,6 +23,7 @@ class State:
         self.writer: str | None = None
         self._subjects: dict[str, dict[int, StoredSchema]] = {}
         self._by_id: dict[int, dict[tuple[str, int], StoredSchema]] = {}
+        self._by_guid: dict[str, dict[tuple[str, int], StoredSchema]] = {}
         self._ids: dict[_Identity, int] = {}
 
     def apply(self, record: Record) -> None:
@@ -77,6 +78,11 @@ class State:
         found = self._by_id.get(schema_id, {})
         return [found[place] for place in sorted(found) if deleted or not found[place].deleted]
 
+    def with_guid(self, guid: str) -> StoredSchema | None:
+        """A version that holds the schema of this guid, soft-deleted ones included."""
+        found = self._by_guid.get(guid)
+        return None if found is None else found[min(found)]
+
     def id_of(self, schema_type: str, text: str, references: tuple[Reference, ...]) -> int | None:
         """The id that a schema of this text already has in any subject."""
         return self._ids.get((schema_type, text, references))
@@ -127,6 +133,7 @@ class State:
             self._remove(schema.subject, schema.version)
         self._subjects.setdefault(schema.subject, {})[schema.version] = schema
         self._by_id.setdefault(schema.id, {})[schema.subject, schema.version] = schema
+        self._by_guid.setdefault(schema.guid, {})[schema.subject, schema.version] = schema
         self._ids.setdefault((schema.schema_type, schema.text, schema.references), schema.id)
         self.highest_id = max(self.highest_id, schema.id)
 
@@ -136,6 +143,9 @@ class State:
             return
         if not self._subjects[subject]:
             del self._subjects[subject]
+        del self._by_guid[schema.guid][subject, version]
+        if not self._by_guid[schema.guid]:
+            del self._by_guid[schema.guid]
         del self._by_id[schema.id][subject, version]
         if not self._by_id[schema.id]:
             del self._by_id[schema.id]
