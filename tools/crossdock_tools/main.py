@@ -9,7 +9,7 @@ import sys
 import typer
 
 from crossdock_local.errors import LocalError
-from crossdock_tools import infrastructure, topics
+from crossdock_tools import dead_letters, infrastructure, topics
 from crossdock_tools import trace as tracing
 from crossdock_tools.demo import command as demonstrating
 from crossdock_tools.schemas import commands as schemas
@@ -30,6 +30,7 @@ app.command("demo")(demonstrating.demo)
 app.command("trace")(tracing.trace)
 app.add_typer(schemas.app, name="schemas")
 app.add_typer(topics.app, name="topics")
+app.add_typer(dead_letters.app, name="dlt")
 
 
 def main() -> None:
@@ -46,16 +47,20 @@ def main() -> None:
 def anticipated() -> tuple[type[Exception], ...]:
     """The failures a user can put right. Imported only after one: Kafka's client is slow to load."""
     from crossdock_eventing.broker.failure import BrokerError
-    from crossdock_eventing.registry import UnknownSchema
+    from crossdock_eventing.registry import RegistryUnavailable, UnknownSchema
+    from crossdock_tools.demo.client import Unexpected
+    from crossdock_tools.demo.run import DemoError
 
     return (
         LocalError,
         ContractError,
         BrokerError,
         UnknownSchema,
+        RegistryUnavailable,
         tracing.TraceError,
-        demonstrating.DemoError,
-        demonstrating.Unexpected,
+        dead_letters.DeadLetterError,
+        DemoError,
+        Unexpected,
     )
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from crossdock_canonical.records import BY_NAME
 from crossdock_eventing.broker.interface import Broker, Record, TopicPartition
-from crossdock_eventing.codec import Codec, Undecodable
 from crossdock_eventing.envelope import Meta, header
-from crossdock_eventing.registry import SchemaSource
+
+if TYPE_CHECKING:
+    from crossdock_eventing.registry import SchemaSource
 
 _BATCH = 5_000
 _POLL_S = 0.1
@@ -33,6 +33,9 @@ class TopicReader:
 
     def __init__(self, broker: Broker, registry: SchemaSource, topics: Sequence[str]) -> None:
         """Starts at the beginning of every partition. Raises BrokerRefused for a topic that does not exist."""
+        from crossdock_canonical.records import BY_NAME
+        from crossdock_eventing.codec import Codec
+
         self._reader = broker.reader()
         self._codec = Codec(registry, written=(), read=BY_NAME.values())
         admin = broker.admin()
@@ -60,6 +63,8 @@ class TopicReader:
 
         What cannot be decoded is counted in `undecodable` and left out.
         """
+        from crossdock_eventing.codec import Undecodable
+
         wanted = None if correlation_id is None else correlation_id.encode()
         for record in self.records():
             if wanted is not None and header(record.headers, "correlation_id") != wanted:

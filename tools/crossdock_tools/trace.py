@@ -18,7 +18,9 @@ from crossdock_canonical.records import ChannelOrderReceived
 from crossdock_eventing import names
 from crossdock_eventing.broker.interface import Record
 from crossdock_eventing.envelope import header
+from crossdock_tools.cluster import Cluster, reachable_cluster
 from crossdock_tools.schemas.commands import JsonOption
+from crossdock_tools.schemas.contracts import Repository
 from crossdock_tools.topic_reader import Entry, TopicReader
 
 
@@ -45,16 +47,31 @@ class Step:
 def trace(
     ref: Annotated[str, typer.Option(help="The channel's id or number of the order, or our order id.")],
     channel: Annotated[str | None, typer.Option(help="Selling channel: shopify, amazon, pos.")] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Read the topics of the last demo run.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Tell one order's whole life: every event in causal order, with service, topic, partition, offset and delay."""
-    from crossdock_eventing.broker.confluent import ConfluentBroker
-    from crossdock_eventing.registry import ConfluentRegistry
-    from crossdock_local.addresses import bootstrap_servers, schema_registry_url
     from crossdock_tools.schemas.commands import repository
 
     found = repository(None)
-    broker, registry = ConfluentBroker(bootstrap_servers()), ConfluentRegistry(schema_registry_url())
+    with reachable_cluster(demo=demo) as cluster:
+        order_id, steps, letters = follow(cluster, found, ref=ref, channel=channel)
+    if as_json:
+        print(
+            json.dumps(
+                {"order_id": order_id, "events": [_as_dict(s) for s in steps], "dead_letters": letters},
+                indent=1,
+            )
+        )
+        return
+    _print(order_id, steps, letters)
+
+
+def follow(
+    cluster: Cluster, found: Repository, *, ref: str, channel: str | None
+) -> tuple[str, list[Step], list[str]]:
+    """The order's id, its events in causal order, and its dead letters. Raises TraceError."""
+    broker, registry = cluster.broker(), cluster.registry()
     intake = TopicReader(broker, registry, [ChannelOrderReceived.TOPIC])
     try:
         order_id = find_order(intake.entries(), ref=ref, channel=channel)
@@ -75,19 +92,13 @@ def trace(
     finally:
         everything.close()
         given_up.close()
-    if as_json:
-        print(
-            json.dumps(
-                {"order_id": order_id, "events": [_as_dict(s) for s in steps], "dead_letters": letters},
-                indent=1,
-            )
-        )
-        return
-    _print(order_id, steps, letters)
+    return order_id, steps, letters
 
 
 def find_order(intake: Iterable[Entry], *, ref: str, channel: str | None) -> str:
     """The order id behind a channel's reference. Raises TraceError when none or several match."""
+    from crossdock_canonical.records import ChannelOrderReceived
+
     found: dict[str, str] = {}
     for entry in intake:
         match entry.body:
@@ -103,7 +114,7 @@ def find_order(intake: Iterable[Entry], *, ref: str, channel: str | None) -> str
     if not found:
         where = f"of channel {channel}" if channel else "of any channel"
         raise TraceError(
-            f"no order {ref!r} {where} is in {ChannelOrderReceived.TOPIC}; check the reference and the channel"
+            f"no order {ref!r} {where} is in {ChannelOrderReceived.TOPIC}; check both, or add --demo to look in the last demo run"
         )
     if len(found) > 1:
         raise TraceError(

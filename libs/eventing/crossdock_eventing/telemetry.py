@@ -167,8 +167,7 @@ def _name(name: MetricName) -> str:
 
 
 def configure_logging(service: str, level: str = "INFO") -> None:
-    """JSON lines on standard output: time, level, event, service, and whatever was bound."""
-    logging.basicConfig(format="%(message)s", stream=sys.stdout, level=level)
+    """JSON lines on standard output: time, level, event, service, and whatever was bound; libraries' lines too."""
 
     def add_service(
         _logger: Any, _method: str, event: structlog.typing.EventDict
@@ -176,17 +175,30 @@ def configure_logging(service: str, level: str = "INFO") -> None:
         event["service"] = service
         return event
 
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        add_service,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            add_service,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=[*shared, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
         cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    logging.basicConfig(
+        handlers=[handler], level=max(logging.WARNING, logging.getLevelNamesMapping()[level]), force=True
     )
 
 

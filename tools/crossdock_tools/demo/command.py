@@ -1,4 +1,7 @@
-"""`crossdock demo`: start everything, send 300 orders, wait for the last effect, print what became of them."""
+"""`crossdock demo`: start everything, send 300 orders, wait for the last effect, print what became of them.
+
+Mounted by `main`; `run` is the demo itself.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +10,11 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
-from datetime import UTC
 from typing import Annotated, Any
 
 import typer
 
-from crossdock_canonical.records import ShipmentConfirmed
-from crossdock_eventing.clock import SystemClock
-from crossdock_tools.demo import figures, scenario
-from crossdock_tools.demo.client import GatewayClient, Unexpected, read_json, write_json
-from crossdock_tools.demo.stack import SERVICES, Cluster, Stack, demo_directory, running
 from crossdock_tools.schemas.commands import JsonOption, repository
-
-_POISON_KEY = b"no-order-has-this-key"
-_QUIET_S = 2.0
-_PROGRESS_S = 2.0
-
-
-class DemoError(Exception):
-    """The run did not end as it must; the text says what is open or what disagrees."""
 
 
 def demo(
@@ -41,12 +29,15 @@ def demo(
     payment provider, the ERP and the channels are simulated HTTP systems with books of their own. Kill any service while it
     runs: it is restarted, and the figures are the same. Writes .local/demo/summary.json.
     """
+    from crossdock_tools.demo.run import DemoError, Run
+    from crossdock_tools.demo.stack import demo_directory, running
+
     say = _say_to(sys.stderr if as_json else sys.stdout)
     started = time.monotonic()
     # As during a rotation: the shop signs with one key, what it echoes later with the other; both are valid.
     key, retiring_key = secrets.token_hex(16), secrets.token_hex(16)
     with running(repository(None), say, shopify_secrets=(key, retiring_key)) as stack:
-        run = _Run(stack, key, say, started, limit_s)
+        run = Run(stack, key, say, started, limit_s)
         result, problems = run.play()
     path = demo_directory() / "summary.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
@@ -57,125 +48,6 @@ def demo(
         print(f"\nwritten to {path}; follow one order with: crossdock trace --channel shopify --ref '#901'")
     if problems:
         raise DemoError("the books disagree:\n  " + "\n  ".join(problems))
-
-
-class _Run:
-    """One run on a running stack."""
-
-    def __init__(
-        self, stack: Stack, key: str, say: Callable[[str], None], started: float, limit_s: float
-    ) -> None:
-        self._stack = stack
-        self._say = say
-        self._started = started
-        self._limit_s = limit_s
-        self._key = key
-        self._now = SystemClock().now().astimezone(UTC)
-        self._script = scenario.build(self._now, key)
-        self._reader = figures.OutcomeReader(stack.cluster, (*SERVICES, "channel-gateway"))
-        self._client = GatewayClient(stack.gateway_url, self._tick)
-        self._last_progress = 0.0
-
-    def play(self) -> tuple[dict[str, Any], list[str]]:
-        """Send the script and judge the outcome: the summary, and what disagrees."""
-        with closing(self._reader), closing(self._client):
-            self._send_all()
-            outcome = self._reader.outcome
-            wall_s = time.monotonic() - self._started
-            books = {name: read_json(f"{url}/books") for name, url in self._stack.simulator_urls.items()}
-            result = figures.summary(
-                outcome,
-                books,
-                sent=self._client.sent,
-                refused=self._client.refused,
-                expected_letters=1,
-                wall_s=wall_s,
-            )
-            return result, figures.disagreements(outcome, books, self._script, result)
-
-    def _send_all(self) -> None:
-        script, outcome = self._script, self._reader.outcome
-        wms = self._stack.simulator_urls["wms"]
-        write_json(f"{wms}/faults", {"short_pick": {scenario.SEXTANT.sku: 1}})
-        self._say(f"sending master data, then {script.distinct} orders in {len(script.orders)} requests")
-        for request in script.master_data:
-            self._client.send(request)
-        for number, request in enumerate(script.orders, start=1):
-            self._client.send(request)
-            self._progress(f"sent {number}/{len(script.orders)}")
-        _poison(self._stack.cluster)
-        for request in script.late:
-            self._client.send(request)
-        self._wait(
-            "orders", lambda: outcome.ordered <= outcome.ended and len(outcome.ordered) == script.distinct
-        )
-        self._say(
-            "every order has ended; sending two returns, a refund of the shop's own and both settlement files"
-        )
-        self._client.send(scenario.shop_refund(self._now, self._key))
-        for request in (*script.returns, *script.settlements):
-            self._client.send(request)
-        self._wait("returns", lambda: set(script.returned) <= outcome.refunded_orders)
-        self._wait("settlements", lambda: len(outcome.settlements) == len(script.settlements))
-        self._wait("ERP documents", lambda: outcome.documents_missing() == 0)
-        self._wait_until_quiet()
-
-    def _wait(self, what: str, holds: Callable[[], bool]) -> None:
-        while not holds():
-            self._tick()
-            self._reader.read()
-            self._progress(f"waiting for {what}")
-            if time.monotonic() - self._started > self._limit_s:
-                raise DemoError(f"gave up after {self._limit_s:.0f} s waiting for {what}: {self._open()}")
-            time.sleep(0.1)
-
-    def _wait_until_quiet(self) -> None:
-        """The outside may still be told things: wait until neither topics nor books move any more."""
-        quiet_since, seen = time.monotonic(), ""
-        while time.monotonic() - quiet_since < _QUIET_S:
-            self._tick()
-            moved = self._reader.read()
-            books = json.dumps([read_json(f"{url}/books") for url in self._stack.simulator_urls.values()])
-            if moved or books != seen:
-                quiet_since, seen = time.monotonic(), books
-            time.sleep(0.1)
-
-    def _open(self) -> str:
-        outcome = self._reader.outcome
-        orders = sorted(outcome.ordered - outcome.ended)
-        parts = [
-            f"{len(orders)} orders open {orders[:5]}",
-            f"{outcome.documents_missing()} ERP documents missing",
-            f"dead letters {outcome.dead_letters[:5]}",
-            f"logs in {demo_directory() / 'logs'}",
-        ]
-        return "; ".join(parts)
-
-    def _tick(self) -> None:
-        for restarted in self._stack.supervisor.poll():
-            self._say(f"{restarted.name} had ended with {restarted.exit_code}; restarted as {restarted.pid}")
-
-    def _progress(self, doing: str) -> None:
-        now = time.monotonic()
-        if now - self._last_progress < _PROGRESS_S:
-            return
-        self._last_progress = now
-        self._reader.read()
-        outcome = self._reader.outcome
-        self._say(
-            f"{doing}: {len(outcome.ended)}/{len(outcome.ordered)} orders ended, "
-            f"{sum(outcome.documents.values())} ERP documents, {sum(outcome.shipped_by_us.values())} units shipped"
-        )
-
-
-def _poison(cluster: Cluster) -> None:
-    """A publisher's mistake, past the gateway: bytes that are no record, on a topic of the warehouse."""
-    producer = cluster.broker().producer("retail.demo.poison")
-    producer.init_transactions()
-    producer.begin()
-    producer.produce(ShipmentConfirmed.TOPIC, key=_POISON_KEY, value=b"\x00\x00\x00\x00\x00not avro")
-    producer.commit()
-    producer.close()
 
 
 def _say_to(stream: Any) -> Callable[[str], None]:
@@ -197,6 +69,3 @@ def _print(result: dict[str, Any]) -> None:
     for name, value in result.items():
         table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
     Console().print(table)
-
-
-__all__ = ["DemoError", "Unexpected", "demo"]

@@ -39,8 +39,8 @@ from crossdock_canonical.records import (
     StockMoved,
 )
 from crossdock_eventing import names
+from crossdock_tools.cluster import Cluster
 from crossdock_tools.demo.scenario import Scenario
-from crossdock_tools.demo.stack import Cluster
 from crossdock_tools.topic_reader import TopicReader
 
 _KINDS = (

@@ -6,14 +6,13 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossdock_eventing.broker.confluent import ConfluentBroker
-from crossdock_eventing.registry import ConfluentRegistry
-from crossdock_local import addresses, broker, cluster, jars, processes
+from crossdock_local import addresses, processes
 from crossdock_local.supervisor import Backoff, Child, Supervisor
+from crossdock_tools.cluster import Cluster, demo_directory, stored_cluster
 from crossdock_tools.schemas.contracts import Repository
 from crossdock_tools.schemas.register import register_all
 from crossdock_tools.topics import apply_catalogue
@@ -33,20 +32,6 @@ _HEALTHY_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """Where Kafka and the registry answer."""
-
-    bootstrap_servers: str
-    registry_url: str
-
-    def broker(self) -> ConfluentBroker:
-        return ConfluentBroker(self.bootstrap_servers)
-
-    def registry(self) -> ConfluentRegistry:
-        return ConfluentRegistry(self.registry_url)
-
-
-@dataclass(frozen=True)
 class Stack:
     """The running processes. `books` are the simulators' own accounts, by name of the simulator."""
 
@@ -54,32 +39,6 @@ class Stack:
     gateway_url: str
     simulator_urls: dict[str, str]
     supervisor: Supervisor
-
-
-def demo_directory() -> Path:
-    """Where the demo keeps its broker's data, logs, pid files and summary."""
-    return addresses.local_directory() / "demo"
-
-
-@contextmanager
-def stored_cluster(directory: Path) -> Iterator[Cluster]:
-    """A broker and a registry of their own on free ports, over the data in `directory`, for as long as the block.
-
-    Raises LocalError when Java or Maven is missing.
-    """
-    library = addresses.local_directory() / "kafka" / "lib"
-    jars.find_java()
-    jars.ensure_jars(library)
-    with ExitStack() as stack:
-        kafka = stack.enter_context(broker.LocalKafka(directory / "kafka", library=library))
-        [port] = processes.free_ports(addresses.LOOPBACK, 1)
-        log_file = directory / "logs" / "schema-registry.log"
-        command = cluster.registry_command(port=port, bootstrap=kafka.bootstrap_servers)
-        registry = processes.spawn(command, log_file=log_file, die_with_parent=True)
-        stack.callback(lambda: processes.stop_children([registry], grace_s=5.0))
-        url = f"http://{addresses.LOOPBACK}:{port}"
-        cluster.wait_for_registry(url, registry, log_file)
-        yield Cluster(kafka.bootstrap_servers, url)
 
 
 @contextmanager
