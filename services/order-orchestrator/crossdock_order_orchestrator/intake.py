@@ -34,6 +34,7 @@ from crossdock_order_orchestrator.model import (
     OrderRevised,
     OrderTaken,
     RefundDeferred,
+    Remembered,
     channel_line_id,
     live_units,
     open_units,
@@ -100,20 +101,21 @@ def take(decision: Decision, snapshot: ChannelOrderReceived, items: Lookup[ItemM
 def cancel_by_channel(decision: Decision) -> None:
     """The channel wants nothing of the order any more: for good, however often and in whatever form it says so."""
     order = decision.order
+    before = len(decision.events)
     if order.status is not ChannelStatus.CANCELLED:
         decision.emit(OrderRevised(order=replace(order, status=ChannelStatus.CANCELLED)))
     cancel_id = f"{order.order_id}/cancel/channel"
-    if cancel_id in order.seen or order.stage is not Stage.OPEN:
-        if order.status is ChannelStatus.CANCELLED:
-            decision.emit(Ignored("order.duplicate", "cancelled by the channel before"))
-        return
-    cancel(
-        decision,
-        cancel_id=cancel_id,
-        reason_code=CANCELLED_BY_CHANNEL,
-        origin=Origin.CHANNEL,
-        units=everything_open(order),
-    )
+    if cancel_id not in order.seen and order.stage is Stage.OPEN:
+        decision.emit(Remembered(subject_id=cancel_id))
+        cancel(
+            decision,
+            cancel_id=cancel_id,
+            reason_code=CANCELLED_BY_CHANNEL,
+            origin=Origin.CHANNEL,
+            units=everything_open(order),
+        )
+    elif len(decision.events) == before:
+        decision.emit(Ignored("order.duplicate", "cancelled by the channel before"))
 
 
 def merge(decision: Decision, snapshot: ChannelOrderReceived, items: Lookup[ItemMapped]) -> None:
@@ -151,7 +153,7 @@ def merge(decision: Decision, snapshot: ChannelOrderReceived, items: Lookup[Item
 def _revise(decision: Decision, snapshot: ChannelOrderReceived, items: Lookup[ItemMapped]) -> None:
     """Take over lines, charges and delivery of a newer snapshot as far as the order has not gone too far for it."""
     order = decision.order
-    released = order.releases > 0
+    released = order.releases > 0 or order.charges_billed
     given = {line.line_id: line for line in snapshot.lines}
     known = {channel_line_id(line) for line in order.lines}
     lines: list[Line] = []
