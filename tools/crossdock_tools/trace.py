@@ -14,12 +14,11 @@ from typing import Annotated, Any
 
 import typer
 
-from crossdock_canonical.records import ChannelOrderReceived
 from crossdock_eventing import names
 from crossdock_eventing.broker.interface import Record
 from crossdock_eventing.envelope import header
 from crossdock_tools.cluster import Cluster, reachable_cluster
-from crossdock_tools.schemas.commands import JsonOption
+from crossdock_tools.schemas.commands import DemoOption, JsonOption, repository
 from crossdock_tools.schemas.contracts import Repository
 from crossdock_tools.topic_reader import Entry, TopicReader
 
@@ -47,12 +46,10 @@ class Step:
 def trace(
     ref: Annotated[str, typer.Option(help="The channel's id or number of the order, or our order id.")],
     channel: Annotated[str | None, typer.Option(help="Selling channel: shopify, amazon, pos.")] = None,
-    demo: Annotated[bool, typer.Option("--demo", help="Read the topics of the last demo run.")] = False,
+    demo: DemoOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Tell one order's whole life: every event in causal order, with service, topic, partition, offset and delay."""
-    from crossdock_tools.schemas.commands import repository
-
     found = repository(None)
     with reachable_cluster(demo=demo) as cluster:
         order_id, steps, letters = follow(cluster, found, ref=ref, channel=channel)
@@ -71,6 +68,8 @@ def follow(
     cluster: Cluster, found: Repository, *, ref: str, channel: str | None
 ) -> tuple[str, list[Step], list[str]]:
     """The order's id, its events in causal order, and its dead letters. Raises TraceError."""
+    from crossdock_canonical.records import ChannelOrderReceived
+
     broker, registry = cluster.broker(), cluster.registry()
     intake = TopicReader(broker, registry, [ChannelOrderReceived.TOPIC])
     try:

@@ -1,19 +1,29 @@
 """The dead-letter record: original bytes and key untouched, the reason in headers that other tools read too.
 
-Header names and encodings are those of Spring Kafka's DeadLetterPublishingRecoverer (partition int32, offset and timestamp
-int64, big-endian; the rest UTF-8), which kafbat and others display, plus three of our own.
+Written by the loop, read by the operator tools. Header names and encodings are those of Spring Kafka's
+DeadLetterPublishingRecoverer (partition int32, offset and timestamp int64, big-endian; the rest UTF-8), which kafbat and
+others display, plus three of our own. Read as well: Kafka Connect (`__connect.errors.*`, KIP-298) and Kafka Streams
+(`__streams.errors.*`, KIP-1034), which write every value as text.
 """
 
 from __future__ import annotations
 
 import struct
 import traceback
+from dataclasses import dataclass
 
 from crossdock_eventing.broker.interface import Headers, Record
 
 ERROR_CODE = "crossdock-error-code"
 ATTEMPT = "crossdock-attempt"
 PARKED_BY = "crossdock-parked-by"
+
+_DIGITS_MAX = 19  # of an int64
+_SPRING_NUMBERS = {
+    "kafka_dlt-original-partition": struct.Struct(">i"),
+    "kafka_dlt-original-offset": struct.Struct(">q"),
+    "kafka_dlt-original-timestamp": struct.Struct(">q"),
+}
 
 _MESSAGE_BYTES_MAX = 2_000
 _STACK_BYTES_MAX = 8_000
@@ -46,3 +56,132 @@ def dead_letter_headers(
 
 def _clipped(text: str, size: int) -> bytes:
     return text.encode()[:size].decode(errors="ignore").encode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """Why a record was given up on and where it had been; None where its writer does not say.
+
+    topic, partition, offset, timestamp_ms: coordinates of the original record.
+    given_up_by: consumer group, or connector.
+    code: our reason; of a foreign letter the class of its error.
+    attempt: how many times it was given up on by one of our services, the first included.
+    """
+
+    topic: str | None
+    partition: int | None
+    offset: int | None
+    timestamp_ms: int | None
+    given_up_by: str | None
+    code: str | None
+    error_class: str | None
+    message: str | None
+    stack_trace: str | None
+    attempt: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Dialect:
+    """The header names of one writer; "" for what it does not write. Of several names the one written last counts."""
+
+    topic: str
+    partition: str
+    offset: str
+    timestamp: str
+    given_up_by: str
+    error_class: tuple[str, ...]
+    message: str
+    stack_trace: str
+
+
+_DIALECTS = (
+    _Dialect(
+        topic="kafka_dlt-original-topic",
+        partition="kafka_dlt-original-partition",
+        offset="kafka_dlt-original-offset",
+        timestamp="kafka_dlt-original-timestamp",
+        given_up_by="kafka_dlt-original-consumer-group",
+        # Spring wraps what a listener throws, and writes the cause after the wrapper: the last says most.
+        error_class=("kafka_dlt-exception-fqcn", "kafka_dlt-exception-cause-fqcn"),
+        message="kafka_dlt-exception-message",
+        stack_trace="kafka_dlt-exception-stacktrace",
+    ),
+    _Dialect(
+        topic="__connect.errors.topic",
+        partition="__connect.errors.partition",
+        offset="__connect.errors.offset",
+        timestamp="",
+        given_up_by="__connect.errors.connector.name",
+        error_class=("__connect.errors.exception.class.name",),
+        message="__connect.errors.exception.message",
+        stack_trace="__connect.errors.exception.stacktrace",
+    ),
+    _Dialect(
+        topic="__streams.errors.topic",
+        partition="__streams.errors.partition",
+        offset="__streams.errors.offset",
+        timestamp="",
+        given_up_by="",
+        error_class=("__streams.errors.exception",),
+        message="__streams.errors.message",
+        stack_trace="__streams.errors.stacktrace",
+    ),
+)
+
+
+def read_dead_letter(headers: Headers) -> DeadLetter:
+    """The reason that the headers carry, by whichever writer; all None for a record that is no dead letter.
+
+    A header that repeats counts as it was written last: a record may have been given up on more than once, by several.
+    """
+    last = dict(headers)
+    order = {name: place for place, (name, _) in enumerate(headers)}
+    dialect = max(_DIALECTS, key=lambda each: order.get(each.topic, -1))
+
+    def text(*names: str) -> str | None:
+        name = max(names, key=lambda each: order.get(each, -1))
+        return _text(last[name]) if name in last else None
+
+    def number(name: str) -> int | None:
+        value = _readable(name, last[name]) if name in last else None
+        return _whole_number(value) if isinstance(value, str) else value
+
+    error_class = text(*dialect.error_class)
+    return DeadLetter(
+        topic=text(dialect.topic),
+        partition=number(dialect.partition),
+        offset=number(dialect.offset),
+        timestamp_ms=number(dialect.timestamp),
+        given_up_by=text(dialect.given_up_by),
+        code=(text(ERROR_CODE) if dialect is _DIALECTS[0] else None) or error_class,
+        error_class=error_class,
+        message=text(dialect.message),
+        stack_trace=text(dialect.stack_trace),
+        attempt=number(ATTEMPT),
+    )
+
+
+def readable_headers(headers: Headers) -> list[tuple[str, str | int]]:
+    """Every header, in order, for a person: Spring's binary numbers as numbers, text as text, other bytes as 0x and hex."""
+    return [(name, _readable(name, value)) for name, value in headers]
+
+
+def _readable(name: str, value: bytes) -> str | int:
+    packed = _SPRING_NUMBERS.get(name)
+    if packed is not None and len(value) == packed.size:
+        found: int = packed.unpack(value)[0]
+        return found
+    return _text(value)
+
+
+def _text(value: bytes) -> str:
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return f"0x{value.hex()}"
+    # A control character betrays a number or a flag of somebody's own; stack traces have line ends and tabs.
+    return f"0x{value.hex()}" if any(mark < " " and mark not in "\t\r\n" for mark in text) else text
+
+
+def _whole_number(text: str) -> int | None:
+    return int(text) if len(text) <= _DIGITS_MAX and text.isascii() and text.isdigit() else None

@@ -22,7 +22,7 @@ from crossdock_eventing.broker.failure import BrokerError
 from crossdock_eventing.clock import SystemClock
 from crossdock_eventing.health import HealthServer
 from crossdock_eventing.keyvalue import KeyValue, RocksKeyValue
-from crossdock_eventing.registry import ConfluentRegistry, UnknownSchema
+from crossdock_eventing.registry import ConfluentRegistry, RegistryUnavailable, UnknownSchema
 from crossdock_eventing.service import Service
 from crossdock_eventing.telemetry import Telemetry, configure_logging, configure_tracing
 from crossdock_eventing.worker import Pace, Worker
@@ -53,7 +53,7 @@ def run(service: Service) -> NoReturn:
     try:
         with _exclusive(directory):
             _work(service, settings, directory, stopping)
-    except (BrokerError, UnknownSchema, _InUse, OSError, ValueError) as error:
+    except (BrokerError, UnknownSchema, RegistryUnavailable, _InUse, OSError, ValueError) as error:
         log.error("service.failed", error=type(error).__name__, detail=str(error))
         sys.exit(1)
     log.info("service.stopped")

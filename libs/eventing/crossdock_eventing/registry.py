@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 with warnings.catch_warnings(record=True):
     # The client imports an OAuth library that insists on telling every process of a rename inside itself.
@@ -17,12 +17,24 @@ with warnings.catch_warnings(record=True):
     from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 
+T = TypeVar("T")
+
+
 class UnknownSchema(Exception):
     """The registry does not know the schema, the id or the guid; the text says which and what to do."""
 
 
+class RegistryUnavailable(Exception):
+    """The registry gave no answer, or failed. It says nothing about the schema that was asked for, so nothing may be
+    concluded about a record: a service ends and is restarted, a tool reports it.
+    """
+
+
 class SchemaSource(Protocol):
-    """Read side of a schema registry. Every answer is immutable, so callers cache without end."""
+    """Read side of a schema registry. Every answer is immutable, so callers cache without end.
+
+    Any call may raise RegistryUnavailable.
+    """
 
     def id_of(self, subject: str, schema: str) -> int:
         """Id of a registered schema. Raises UnknownSchema."""
@@ -42,35 +54,39 @@ class ConfluentRegistry:
         self._client = SchemaRegistryClient({"url": url})
 
     def id_of(self, subject: str, schema: str) -> int:
-        try:
-            found = self._client.lookup_schema(subject, Schema(schema, "AVRO"))
-        except SchemaRegistryError as error:
-            raise UnknownSchema(
-                f"{subject} is not registered at {self._url} in the version of this code ({error.error_message}); "
-                "run `crossdock schemas register`"
-            ) from None
+        found = self._known(
+            lambda: self._client.lookup_schema(subject, Schema(schema, "AVRO")),
+            f"{subject} is not registered at {self._url} in the version of this code; run `crossdock schemas register`",
+        )
         assert found.schema_id is not None
         return found.schema_id
 
     def by_id(self, schema_id: int) -> str:
-        try:
-            found = self._client.get_schema(schema_id)
-        except SchemaRegistryError as error:
-            raise UnknownSchema(f"schema id {schema_id}: {error.error_message}") from None
+        found = self._known(lambda: self._client.get_schema(schema_id), f"schema id {schema_id} is not known")
         return found.schema_str or ""
 
     def by_guid(self, guid: str) -> str:
-        try:
-            found = self._client.get_schema_by_guid(guid)
-        except SchemaRegistryError as error:
-            raise UnknownSchema(f"schema guid {guid}: {error.error_message}") from None
+        found = self._known(lambda: self._client.get_schema_by_guid(guid), f"schema guid {guid} is not known")
         return found.schema_str or ""
+
+    def _known(self, call: Callable[[], T], otherwise: str) -> T:
+        """The answer. Raises UnknownSchema for a 404 (in words of ours), RegistryUnavailable for no or another answer."""
+        try:
+            return _answer(self._url, call)
+        except SchemaRegistryError as error:
+            if error.http_status_code != _NOT_FOUND:
+                raise RegistryUnavailable(f"{self._url}: {error}") from None
+            raise UnknownSchema(f"{otherwise} ({error.error_message})") from None
 
 
 class RegistryWriter:
-    """Deploy's side of the registry: levels and registrations. Raises ValueError with the registry's words on a refusal."""
+    """Deploy's side of the registry: levels and registrations.
+
+    Raises ValueError with the registry's words on a refusal, RegistryUnavailable when there is no answer.
+    """
 
     def __init__(self, url: str) -> None:
+        self._url = url
         self._client = SchemaRegistryClient({"url": url})
 
     def require_compatibility(self, subject: str, level: str) -> None:
@@ -79,13 +95,26 @@ class RegistryWriter:
 
     def register(self, subject: str, schema: str) -> int:
         """Register a version and return its id; the same text again gives the same id."""
-        return int(self._ask(lambda: self._client.register_schema(subject, Schema(schema, "AVRO"))))
+        return self._ask(lambda: self._client.register_schema(subject, Schema(schema, "AVRO")))
 
-    def _ask(self, call: Callable[[], Any]) -> Any:
+    def _ask(self, call: Callable[[], T]) -> T:
         try:
-            return call()
+            return _answer(self._url, call)
         except SchemaRegistryError as error:
             raise ValueError(error.error_message) from None
+
+
+_NOT_FOUND = 404
+
+
+def _answer(url: str, call: Callable[[], T]) -> T:
+    """What the registry answers, refusals included (SchemaRegistryError). Raises RegistryUnavailable."""
+    try:
+        return call()
+    except SchemaRegistryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever the client's HTTP library raises when nobody answers
+        raise RegistryUnavailable(f"no answer from the schema registry at {url}: {error}") from None
 
 
 class MemoryRegistry:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from crossdock_tools.cluster import demo_directory
 from crossdock_tools.schemas.commands import JsonOption, repository
 
 
@@ -30,7 +31,7 @@ def demo(
     runs: it is restarted, and the figures are the same. Writes .local/demo/summary.json.
     """
     from crossdock_tools.demo.run import DemoError, Run
-    from crossdock_tools.demo.stack import demo_directory, running
+    from crossdock_tools.demo.stack import running
 
     say = _say_to(sys.stderr if as_json else sys.stdout)
     started = time.monotonic()

@@ -17,8 +17,7 @@ from crossdock_eventing.clock import SystemClock
 from crossdock_tools.cluster import Cluster, demo_directory
 from crossdock_tools.demo import figures, scenario
 from crossdock_tools.demo.client import GatewayClient, read_json, write_json
-from crossdock_tools.demo.stack import SERVICES, Stack, running
-from crossdock_tools.schemas.commands import JsonOption, repository
+from crossdock_tools.demo.stack import SERVICES, Stack
 
 _POISON_KEY = b"no-order-has-this-key"
 _QUIET_S = 2.0

@@ -17,6 +17,7 @@ SchemasOption = Annotated[
     Path | None, typer.Option("--schemas", help="The schemas folder; default: that of the repository.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+DemoOption = Annotated[bool, typer.Option("--demo", help="Read the topics of the last demo run.")]
 
 
 def repository(schemas: Path | None) -> Repository:
