@@ -286,10 +286,23 @@ def _answer_stock(order: OrderState, event: StockAnswered) -> OrderState:
         assert promised <= line.waiting
         waiting = line.waiting - promised
         if event.slip_id is None:  # the sku's queue was served
+            known = min(promised, line.queued)
+            early = promised - known if line.asked else 0
             return replace(
-                line, waiting=waiting, soft=line.soft + promised, queued=max(0, line.queued - promised)
+                line,
+                waiting=waiting,
+                soft=line.soft + promised,
+                queued=line.queued - known,
+                early=line.early + early,
             )
-        return replace(line, waiting=waiting, soft=line.soft + promised, queued=line.queued + queued, asked=0)
+        return replace(
+            line,
+            waiting=waiting,
+            soft=line.soft + promised,
+            queued=line.queued + queued,
+            asked=0,
+            early=0,
+        )
 
     slip_id = order.slip_id if event.slip_id is None else None
     return replace(order, slip_id=slip_id, lines=tuple(answer(line) for line in order.lines))

@@ -65,9 +65,11 @@ def on_stock_reserved(decision: Decision, event: StockReserved) -> None:
         line = by_id[part.line_id]
         wanted = line.waiting - line.queued
         promised = min(part.reserved, wanted)
-        queued = min(part.backordered, wanted - promised)
+        # The slip goes on to other skus: its first stop's queue may be served before the last stop answers for all.
+        backordered = part.backordered - min(line.early, part.backordered)
+        queued = min(backordered, wanted - promised)
         kept.append((part.line_id, promised, queued))
-        over = part.reserved + part.backordered - promised - queued
+        over = part.reserved + backordered - promised - queued
         if over:
             excess.append(SlipLine(line_id=part.line_id, sku=part.sku, units=over))
     decision.emit(StockAnswered(slip_id=event.slip_id, lines=tuple(kept)))

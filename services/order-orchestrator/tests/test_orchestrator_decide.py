@@ -669,6 +669,14 @@ class TestStock:
         assert [line.line_id for line in ended.one(OrderReleased).lines] == [SHIRT]
         assert ended.one(RefundPayment).amount == eur(595)
 
+    def test_a_queue_served_before_the_slip_answered_keeps_its_promise(self) -> None:
+        """The slip travels on from the first sku, whose queue may be served before the last sku answers for all."""
+        early = spec(PATIENT).after(an_order()).when(reserved(1, (MUG, "MUG", 1, 0), backfill=True, sequence=7))
+        answered = early.specification.when(reserved(1, (SHIRT, "SHIRT", 2, 0), (MUG, "MUG", 0, 1)))
+        assert not answered.all(ReleaseStock), "what was promised early must not be let go"
+        assert not answered.all(OrderHeld)
+        assert [line.units for line in answered.one(OrderReleased).lines] == [2, 1]
+
     def test_a_backfill_that_crosses_its_cancellation_is_not_let_go_twice(self) -> None:
         waiting = spec(PATIENT).after(an_order(), reserved(1, (SHIRT, "SHIRT", 2, 0), (MUG, "MUG", 0, 1)))
         ended = fire(waiting, "hold:order.backordered").specification
