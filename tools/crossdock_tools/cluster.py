@@ -5,10 +5,11 @@ Used by every command that reads topics, and by the demo itself.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,10 +45,10 @@ def demo_directory() -> Path:
 
 @contextmanager
 def reachable_cluster(*, demo: bool = False) -> Iterator[Cluster]:
-    """The cluster at hand; when none answers, or `demo` asks for it, the topics of the last demo run.
+    """The cluster at hand; when none answers, or `demo` asks for it, the topics of the running or last demo.
 
-    The demo's broker and registry are started for as long as the block and stopped again. Raises LocalError when
-    neither a cluster answers nor a demo has run.
+    Of a demo that has ended, broker and registry are started for as long as the block and stopped again. Raises
+    LocalError when neither a cluster answers nor a demo has run.
     """
     from crossdock_local import broker
     from crossdock_local.errors import LocalError
@@ -59,6 +60,10 @@ def reachable_cluster(*, demo: bool = False) -> Iterator[Cluster]:
         return
     if addresses.kafka_is_external() and not demo:
         raise LocalError(f"no Kafka answers at {bootstrap}: check {addresses.BOOTSTRAP_VARIABLE}")
+    running = _running_demo()
+    if running is not None:
+        yield running
+        return
     if not stored:
         raise LocalError(
             f"no Kafka answers at {bootstrap} and no demo has run: crossdock up, or crossdock demo"
@@ -66,6 +71,32 @@ def reachable_cluster(*, demo: bool = False) -> Iterator[Cluster]:
     print("reading the topics of the last demo run", file=sys.stderr)
     with stored_cluster(demo_directory()) as found:
         yield found
+
+
+@contextmanager
+def announced(found: Cluster) -> Iterator[None]:
+    """Tell other commands, for as long as the block, that the demo's cluster runs at these addresses."""
+    note = _note()
+    note.write_text(json.dumps(asdict(found)))
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+
+
+def _running_demo() -> Cluster | None:
+    """The cluster of a demo that runs now; a note that a killed demo left behind is not believed."""
+    from crossdock_local import broker
+
+    try:
+        found = Cluster(**json.loads(_note().read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return found if broker.answers(found.bootstrap_servers, timeout_s=3.0) else None
+
+
+def _note() -> Path:
+    return demo_directory() / "cluster.json"
 
 
 @contextmanager

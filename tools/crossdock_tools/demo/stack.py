@@ -12,7 +12,7 @@ from pathlib import Path
 
 from crossdock_local import addresses, processes
 from crossdock_local.supervisor import Backoff, Child, Supervisor
-from crossdock_tools.cluster import Cluster, demo_directory, stored_cluster
+from crossdock_tools.cluster import Cluster, announced, demo_directory, stored_cluster
 from crossdock_tools.schemas.contracts import Repository
 from crossdock_tools.schemas.register import register_all
 from crossdock_tools.topics import apply_catalogue
@@ -73,7 +73,7 @@ def running(
         admin.close()
         stack = _stack(found, directory, shopify_secrets)
         announce(f"starting {len(SIMULATORS)} simulated systems, {len(SERVICES)} services and the gateway")
-        with stack.supervisor:
+        with announced(found), stack.supervisor:
             stack.supervisor.wait_healthy(_HEALTHY_WITHIN_S)
             yield stack
 
