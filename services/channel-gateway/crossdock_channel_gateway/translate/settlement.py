@@ -20,7 +20,7 @@ import ijson
 
 from crossdock_canonical.money import AmountNotRepresentable, Money, minor_units
 from crossdock_canonical.records import SettlementLine
-from crossdock_channel_gateway.problem import FieldError, Refused, invalid, malformed, shown
+from crossdock_channel_gateway.problem import FieldError, invalid, malformed, shown
 from crossdock_channel_gateway.reading import clean_text, is_identifier, moment_of
 from crossdock_channel_gateway.translate.marketplaces import BY_NAME
 
@@ -31,6 +31,8 @@ _PLAIN_AMOUNT = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]{1,12})?")
 _POINT_DECIMAL = re.compile(r"[+-]?([0-9]+|[0-9]{1,3}(,[0-9]{3})+)(\.[0-9]+)?")
 _COMMA_DECIMAL = re.compile(r"[+-]?([0-9]+|[0-9]{1,3}(\.[0-9]{3})+)(,[0-9]+)?")
 _TEXT_MAX = 200
+_NESTING_MAX = 40
+_ENDLESS_NUMBER = re.compile(rb"[0-9]{1000}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,7 +336,7 @@ def shopify(file: BinaryIO) -> SettlementFile:
 
     def lines() -> Iterator[Line]:
         number = 0
-        for index, row in enumerate(_elements(file, "transactions.item")):
+        for index, row in enumerate(_elements(file, "transactions")):
             if not isinstance(row, dict):
                 raise invalid([FieldError(f"transactions[{index}]", "must be an object", shown(row))])
             owner = _text(row.get("payout_id"))
@@ -381,15 +383,56 @@ def _shopify_lines(row: dict[str, Any], number: int, book: str) -> Iterator[Line
         )
 
 
-def _elements(file: BinaryIO, prefix: str) -> Iterator[Any]:
-    """The JSON values at `prefix`, one at a time. Raises Refused(400) when the file is no JSON."""
+def _elements(file: BinaryIO, member: str) -> Iterator[Any]:
+    """The value of a member of the file's object, or its elements one at a time when it is a list.
+
+    Raises Refused(400) when the file is no JSON. Built on bare parse events: the library's own paths take memory that
+    grows with the square of the nesting.
+    """
+    _refuse_endless_numbers(file)
     file.seek(0)
     try:
-        yield from ijson.items(file, prefix)
-    except Refused:
-        raise
-    except (ijson.JSONError, ValueError, ArithmeticError, RecursionError) as error:
+        yield from _values(ijson.basic_parse(file), member)
+    except (ijson.JSONError, ValueError, ArithmeticError) as error:
         raise malformed(f"the file is not JSON in UTF-8: {shown(str(error))}") from None
+
+
+def _refuse_endless_numbers(file: BinaryIO) -> None:
+    """Keep numbers from the parser that the interpreter cannot convert: its C code does not survive them."""
+    file.seek(0)
+    tail = b""
+    while part := file.read(1024 * 1024):
+        if _ENDLESS_NUMBER.search(tail + part):
+            raise malformed("the file holds a number of a thousand digits or more")
+        tail = part[-1000:]
+
+
+def _values(events: Iterator[tuple[str, Any]], member: str) -> Iterator[Any]:
+    """The wanted values among parse events of one JSON object."""
+    depth = 0
+    floor = 1  # Depth at which a wanted value begins: of the member, or of an element when it is a list.
+    wanted = False
+    builder: ijson.ObjectBuilder | None = None
+    for event, value in events:
+        starts, ends = event in ("start_map", "start_array"), event in ("end_map", "end_array")
+        if depth == 0 and event != "start_map":
+            raise malformed("the file is not a JSON object")
+        depth -= ends
+        if depth == 1 and event == "map_key":
+            wanted, floor = value == member, 1
+        elif wanted and depth == 1 and floor == 1 and event == "start_array":
+            floor = 2
+        elif wanted and depth == floor - 1:
+            wanted = False  # The list has ended.
+        elif wanted and (builder is not None or depth == floor):
+            builder = builder or ijson.ObjectBuilder()
+            builder.event(event, value)
+            if depth == floor and not starts:
+                yield builder.value
+                builder = None
+        depth += starts
+        if depth > _NESTING_MAX:
+            raise malformed("the JSON is nested too deeply")
 
 
 def _text(value: object) -> str:
