@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -229,8 +229,14 @@ def _moment(stamp_ms: int) -> str:
 
 
 def _group_as_json(group: Group) -> dict[str, Any]:
-    told = asdict(group)
-    return {**told, "oldest": _moment(told.pop("oldest_ms")), "newest": _moment(told.pop("newest_ms"))}
+    return {
+        "service": group.service,
+        "code": group.code,
+        "topic": group.topic,
+        "count": group.count,
+        "oldest": _moment(group.oldest_ms),
+        "newest": _moment(group.newest_ms),
+    }
 
 
 def _print_groups(found: list[Group], now: datetime) -> None:

@@ -380,9 +380,11 @@ class Worker:
                 )
             meta, command = self._codec.decode(record.value, record.headers)
             key = record.key.decode() if self._service.state_key is None else self._service.state_key(command)
-        except (Undecodable, UnicodeDecodeError) as error:
-            code = error.code if isinstance(error, Undecodable) else "contract.bad_key"
-            self._dead_letter(batch, task, record, code=code, detail=str(error), error=error)
+        except Undecodable as error:
+            self._dead_letter(batch, task, record, code=error.code, detail=error.detail, error=error)
+            return _DONE
+        except UnicodeDecodeError as error:
+            self._dead_letter(batch, task, record, code="contract.bad_key", detail=str(error), error=error)
             return _DONE
         if type(command) not in self._service.inputs:
             self._enter(batch, task, record)
