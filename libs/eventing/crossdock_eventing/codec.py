@@ -15,7 +15,6 @@ from typing import Any
 from uuid import UUID
 
 import fastavro
-from fastavro.schema import SchemaParseException
 
 from crossdock_eventing.envelope import Headers, Meta, header
 from crossdock_eventing.registry import SchemaSource, UnknownSchema
@@ -170,8 +169,8 @@ class Codec:
         same = writer == json.loads(kind.AVSC)
         try:
             return _Reader(kind, _parsed(json.dumps(writer)), None if same else _parsed(kind.AVSC))
-        except SchemaParseException as error:
-            raise Undecodable("contract.unknown_schema", f"{name}: {error}") from None
+        except Exception as error:  # noqa: BLE001 - fastavro raises anything on a schema that is none
+            raise Undecodable("contract.unknown_schema", f"{name}: {type(error).__name__}: {error}") from None
 
 
 def _parsed(schema: str) -> Any:
