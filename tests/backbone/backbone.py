@@ -12,11 +12,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from crossdock_order_orchestrator.service import service as order_orchestrator
-from crossdock_order_orchestrator.settings import Settings as OrchestratorSettings
-from crossdock_settlement_reconciler.service import service as settlement_reconciler
-from crossdock_settlement_reconciler.settings import Settings as SettlementSettings
-
 from crossdock_canonical.records import (
     CancelConfirmed,
     CapturePayment,
@@ -51,8 +46,12 @@ from crossdock_fulfillment_router.service import service as fulfillment_router
 from crossdock_fulfillment_router.settings import Settings as RouterSettings
 from crossdock_inventory_availability.service import service as inventory_availability
 from crossdock_inventory_availability.settings import Settings as InventorySettings
+from crossdock_order_orchestrator.service import service as order_orchestrator
+from crossdock_order_orchestrator.settings import Settings as OrchestratorSettings
 from crossdock_returns.service import service as returns
 from crossdock_returns.settings import Settings as ReturnsSettings
+from crossdock_settlement_reconciler.service import service as settlement_reconciler
+from crossdock_settlement_reconciler.settings import Settings as SettlementSettings
 from crossdock_tools.schemas.contracts import Repository
 from crossdock_tools.topic_reader import Entry, TopicReader
 from crossdock_tools.topics import apply_catalogue

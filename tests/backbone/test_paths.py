@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
+from itertools import permutations
 from typing import Any
 
-from backbone import Backbone
+import pytest
 
+from backbone import Backbone
 from crossdock_canonical.identity import order_id
 from crossdock_canonical.money import Amounts, Money
 from crossdock_canonical.records import (
+    CancelRequested,
     ChannelLine,
     ChannelOrderReceived,
+    ChannelStatus,
+    DeliveryMethod,
+    DocumentType,
     ErpDocumentPosted,
+    FulfilledBy,
+    FulfillmentRequested,
+    Grade,
+    InspectedLine,
     IntakeKind,
     ItemMapped,
     ItemReference,
     LocationKind,
+    MovementCause,
+    OrderCancelled,
     OrderCompleted,
     OrderShipped,
+    RefundRecorded,
+    ReserveStock,
+    ReturnInspected,
+    ReturnLine,
+    ReturnReceived,
+    ReturnRequested,
+    SalableStock,
+    ShortPicked,
     StockMoved,
     Tender,
     TenderState,
@@ -31,7 +52,9 @@ def items(backbone: Backbone, *skus: str) -> None:
         backbone.send(ItemMapped(reference=f"sku:{sku}", scheme="sku", value=sku, sku=sku))
 
 
-def order(number: int, *lines: tuple[str, int, int], state: TenderState = TenderState.AUTHORIZED, **fields: Any) -> Any:
+def order(
+    number: int, *lines: tuple[str, int, int], state: TenderState = TenderState.AUTHORIZED, **fields: Any
+) -> Any:
     """An order of (sku, units, total of the line before tax)."""
     amounts = [Amounts(currency="EUR", goods=goods, tax=goods // 10) for _, _, goods in lines]
     total = sum(each.due for each in amounts)
@@ -100,4 +123,228 @@ def test_a_backorder_ships_when_stock_comes(backbone: Backbone) -> None:
     backbone.stock("A", WH=3)
     backbone.run()
     assert len(backbone.published(OrderCompleted)) == 1
+    assert backbone.dead_letters() == []
+
+
+def test_a_till_sale_is_invoiced_and_leaves_the_store_at_once(backbone: Backbone) -> None:
+    items(backbone, "A")
+    backbone.stock("A", STORE=5)
+    backbone.run()
+    sale = order(
+        7,
+        ("A", 2, 2000),
+        state=TenderState.CAPTURED,
+        channel="pos",
+        kind=IntakeKind.POS_SALE,
+        status=ChannelStatus.SHIPPED,
+        method=DeliveryMethod.CARRIED_OUT,
+        shop="STORE",
+        pickup_location="STORE",
+    )
+    backbone.send(sale)
+    backbone.run()
+    assert len(backbone.published(OrderCompleted)) == 1
+    assert backbone.published(FulfillmentRequested) == []
+    (moved,) = [each for each in backbone.published(StockMoved) if each.cause is MovementCause.SALE]
+    assert (moved.location, moved.on_hand) == ("STORE", 3)
+    kinds = sorted(document.document_type for document in backbone.published(ErpDocumentPosted))
+    assert kinds == ["DELIVERY", "INVOICE", "PAYMENT"]
+
+
+def test_what_the_marketplace_ships_is_never_reserved_but_invoiced(backbone: Backbone) -> None:
+    items(backbone, "A")
+    theirs: dict[str, Any] = {"channel": "amazon", "fulfilled_by": FulfilledBy.MARKETPLACE}
+    backbone.send(order(1, ("A", 1, 1000), state=TenderState.MARKETPLACE, **theirs))
+    backbone.run()
+    assert backbone.published(OrderCompleted) == []
+    backbone.send(
+        order(
+            1,
+            ("A", 1, 1000),
+            state=TenderState.MARKETPLACE,
+            status=ChannelStatus.SHIPPED,
+            revision_at=T0 + timedelta(minutes=1),
+            revision_id="r2",
+            **theirs,
+        )
+    )
+    backbone.run()
+    assert len(backbone.published(OrderCompleted)) == 1
+    assert backbone.published(ReserveStock) == []
+    assert DocumentType.INVOICE in {
+        document.document_type for document in backbone.published(ErpDocumentPosted)
+    }
+
+
+def test_a_pickup_waits_at_its_store_and_is_captured_when_collected(backbone: Backbone) -> None:
+    items(backbone, "A")
+    backbone.location("STORE", kind=LocationKind.STORE, pickup=True)
+    backbone.stock("A", STORE=5, WH=5)
+    backbone.send(order(1, ("A", 1, 1000), method=DeliveryMethod.PICKUP, pickup_location="STORE"))
+    backbone.run()
+    (shipped,) = backbone.published(OrderShipped)
+    assert shipped.location == "STORE"
+    assert backbone.outside.captured == 1100
+    assert len(backbone.published(OrderCompleted)) == 1
+
+
+def test_a_cancel_before_release_frees_stock_and_voids(backbone: Backbone) -> None:
+    items(backbone, "A")
+    backbone.stock("A", WH=5)
+    backbone.send(order(1, ("A", 1, 1000), state=TenderState.PENDING))
+    backbone.run()
+    backbone.send(CancelRequested(order_id=order(1).order_id, request_id="c1", actor="support"))
+    backbone.run()
+    (cancelled,) = backbone.published(OrderCancelled)
+    assert cancelled.complete
+    assert backbone.published(SalableStock)[-1].units == 5
+    assert backbone.outside.captured == 0
+
+
+def test_a_cancel_after_release_asks_the_warehouse_and_frees_the_location(backbone: Backbone) -> None:
+    items(backbone, "A")
+    backbone.stock("A", WH=5)
+    ship = backbone.outside.warehouse
+    backbone.outside.warehouse = lambda _: []
+    backbone.send(order(1, ("A", 1, 1000)))
+    backbone.run()
+    assert len(backbone.published(FulfillmentRequested)) == 1
+    backbone.outside.warehouse = ship
+    backbone.send(CancelRequested(order_id=order(1).order_id, request_id="c1", actor="support"))
+    backbone.run()
+    (cancelled,) = backbone.published(OrderCancelled)
+    assert cancelled.complete
+    assert backbone.published(OrderShipped) == []
+    assert backbone.published(SalableStock)[-1].units == 5
+
+
+def test_a_short_pick_ships_what_was_found_and_sources_the_rest_elsewhere(backbone: Backbone) -> None:
+    items(backbone, "A")
+    backbone.location("NORTH", kind=LocationKind.WAREHOUSE, shipping_cost_minor=1)
+    backbone.location("SOUTH", kind=LocationKind.WAREHOUSE, shipping_cost_minor=2)
+    backbone.stock("A", NORTH=3, SOUTH=3)
+    backbone.run()
+    ship = backbone.outside.warehouse
+
+    def one_is_missing(command: Any) -> list[Any]:
+        if command.location != "NORTH":
+            return ship(command)
+        (line,) = command.lines
+        found, missing = replace(line, units=line.units - 1), replace(line, units=1)
+        short = ShortPicked(
+            order_id=command.order_id,
+            fulfillment_order_id=command.fulfillment_order_id,
+            event_id="short-1",
+            location="NORTH",
+            lines=(missing,),
+        )
+        return [short, *ship(replace(command, lines=(found,)))]
+
+    backbone.outside.warehouse = one_is_missing
+    backbone.send(order(1, ("A", 2, 2001)))
+    backbone.run()
+    shipments = backbone.published(OrderShipped)
+    assert sorted(each.location for each in shipments) == ["NORTH", "SOUTH"]
+    assert sum(line.amounts.due for each in shipments for line in each.lines) == 2201
+    assert len(backbone.published(OrderCompleted)) == 1
+
+
+def test_a_return_is_restocked_credited_refunded_and_booked_once(backbone: Backbone) -> None:
+    items(backbone, "A")
+    backbone.stock("A", WH=5)
+    bought = order(1, ("A", 3, 3001))
+    backbone.send(bought)
+    backbone.run()
+    line: dict[str, Any] = {"line_id": "L0", "units": 2}
+    now = backbone.clock.now()
+    inspected = ReturnInspected(
+        order_id=bought.order_id,
+        rma_id="RMA",
+        inspection_id="I1",
+        location="STORE",
+        lines=(InspectedLine(**line, grade=Grade.SELLABLE),),
+        inspected_at=now,
+    )
+    backbone.send(
+        ReturnRequested(order_id=bought.order_id, rma_id="RMA", lines=(ReturnLine(**line),), requested_at=now)
+    )
+    backbone.send(
+        ReturnReceived(
+            order_id=bought.order_id,
+            rma_id="RMA",
+            receipt_id="R1",
+            location="STORE",
+            lines=(ReturnLine(**line),),
+            received_at=now,
+        )
+    )
+    backbone.send(inspected)
+    backbone.send(inspected)
+    backbone.run()
+    (refund,) = backbone.published(RefundRecorded)
+    assert (
+        refund.amount.minor
+        == backbone.outside.refunded
+        == Amounts(currency="EUR", goods=3001, tax=300).share(units=2, before=0, of=3).due
+    )
+    back = [each for each in backbone.published(StockMoved) if each.cause is MovementCause.RETURN]
+    assert [(each.location, each.delta) for each in back] == [("STORE", 2)]
+    assert [each.document_type for each in backbone.published(ErpDocumentPosted)].count(
+        DocumentType.CREDIT_MEMO
+    ) == 1
+
+
+def test_an_erp_that_is_away_delays_documents_and_nothing_else(backbone: Backbone) -> None:
+    items(backbone, "A")
+    backbone.stock("A", WH=50)
+    backbone.erp.away = True
+    for number in range(10):
+        backbone.send(order(number, ("A", 1, 1000)))
+    backbone.run()
+    assert len(backbone.published(OrderCompleted)) == 10
+    assert backbone.published(ErpDocumentPosted) == []
+    backbone.erp.away = False
+    backbone.run()
+    assert len(backbone.published(ErpDocumentPosted)) == 40
+    assert set(backbone.erp.documents.values()) == {1}
+
+
+@pytest.mark.parametrize("shuffle", range(6))
+def test_duplicated_and_permuted_channel_messages_converge(backbone: Backbone, shuffle: int) -> None:
+    items(backbone, "A")
+    backbone.stock("A", WH=5)
+    backbone.run()
+    later = T0 + timedelta(minutes=1)
+    created = order(1, ("A", 2, 2000), state=TenderState.PENDING)
+    paid = order(1, ("A", 2, 2000), state=TenderState.CAPTURED, revision_at=later, revision_id="paid")
+    messages = list(permutations((created, paid, created)))[shuffle]
+    for message in messages:
+        backbone.send(message)
+        backbone.run()
+    backbone.send(*messages)
+    backbone.run()
+    assert len(backbone.published(OrderShipped)) == 1
+    assert len(backbone.published(OrderCompleted)) == 1
+    assert backbone.published(SalableStock)[-1].units == 3
+
+
+def test_a_crash_of_every_service_in_turn_changes_nothing(backbone: Backbone) -> None:
+    """Disks survive; what was in flight is read again."""
+    items(backbone, "A", "B")
+    backbone.stock("A", WH=100)
+    backbone.stock("B", WH=100)
+    backbone.run()
+    for number, name in enumerate(backbone.services):
+        backbone.send(order(number, ("A", 1, 1000), ("B", 2, 999)))
+        for _ in range(3):
+            for worker in backbone.workers.values():
+                worker.step(wait=False)
+            backbone.outside.step()
+        backbone.workers[name].close()
+        backbone.clock.advance(60)
+        backbone.workers[name] = backbone.worker(name)
+    backbone.run()
+    assert len(backbone.published(OrderCompleted)) == 6
+    assert set(backbone.erp.documents.values()) == {1}
+    assert backbone.outside.shipped == {"A": 6, "B": 12}
     assert backbone.dead_letters() == []
