@@ -138,6 +138,8 @@ def test_a_till_sale_is_invoiced_and_leaves_the_store_at_once(backbone: Backbone
         kind=IntakeKind.POS_SALE,
         status=ChannelStatus.SHIPPED,
         method=DeliveryMethod.CARRIED_OUT,
+        placed_at=T0 + timedelta(minutes=1),
+        revision_at=T0 + timedelta(minutes=1),
         shop="STORE",
         pickup_location="STORE",
     )
