@@ -18,7 +18,6 @@ from crossdock_canonical.records import (
     CreditGranted,
     ErpDocumentFailed,
     ErpDocumentPosted,
-    MovementCause,
     OrderAmended,
     OrderCancelled,
     OrderReleased,
@@ -27,7 +26,7 @@ from crossdock_canonical.records import (
     PaymentRecorded,
     RefundRecorded,
     SettlementProved,
-    StockMoved,
+    StockAdjusted,
 )
 from crossdock_erp_poster.documents import Fact, chain_of, documents_of
 from crossdock_erp_poster.evolve import Event, evolve
@@ -115,7 +114,7 @@ def _on_fact(fact: Fact, state: ChainState | None, *, now: datetime, policy: Pol
         return (ignored,)
     chain = _Chain(state)
     if state is None:
-        order_id = None if isinstance(fact, SettlementProved | StockMoved) else fact.order_id
+        order_id = None if isinstance(fact, SettlementProved | StockAdjusted) else fact.order_id
         chain.add(ChainOpened(chain=chain_of(fact), order_id=order_id))
     erp = _erp(fact, policy)
     if erp and not chain.state.erp:
@@ -149,11 +148,6 @@ def _without_document(fact: Fact, state: ChainState | None) -> Ignored | None:
         case OrderCancelled(complete=False):
             # Something remains, and an amendment of the same transaction states it.
             return Ignored("erp.told_by_amendment", fact.cancel_id)
-        case StockMoved() if fact.cause is not MovementCause.ADJUSTMENT:
-            # Deliveries and credit memos explain sales and returns; the ERP's own purchasing books receipts,
-            # which come here as feeds; a snapshot only states what its movements have already said. What is
-            # left is the count or the write-off that no other document explains.
-            return Ignored("erp.no_adjustment", f"{fact.ref} {fact.cause}")
         case _:
             return None
 
@@ -172,7 +166,7 @@ def _keys(state: ChainState) -> Iterator[str]:
 def _erp(fact: Fact, policy: Policy) -> str:
     """The ERP that the fact's channel belongs to; empty when it names no channel."""
     match fact:
-        case StockMoved():
+        case StockAdjusted():
             return policy.default_erp
         case OrderAmended() | CreditGranted():
             return ""

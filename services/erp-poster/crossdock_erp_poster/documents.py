@@ -26,7 +26,7 @@ from crossdock_canonical.records import (
     PaymentRecorded,
     RefundRecorded,
     SettlementProved,
-    StockMoved,
+    StockAdjusted,
 )
 from crossdock_erp_poster.model import Policy
 from crossdock_erp_poster.state_records import DocumentLine, PendingDocument
@@ -40,13 +40,13 @@ Fact = (
     | RefundRecorded
     | OrderCancelled
     | SettlementProved
-    | StockMoved
+    | StockAdjusted
 )
 
 
 def chain_of(fact: Fact) -> str:
     """The state key: the chain whose documents depend on one another."""
-    if isinstance(fact, StockMoved):
+    if isinstance(fact, StockAdjusted):
         return f"stock:{fact.sku}"
     if isinstance(fact, SettlementProved):
         return f"settlement:{fact.settlement_id}"
@@ -198,7 +198,8 @@ def documents_of(
                     ),
                 ),
             )
-        case StockMoved():
+        case StockAdjusted():
+            # Deliveries and credit memos explain sales and returns, the ERP's own purchasing books receipts.
             return (
                 PendingDocument(
                     document_type=DocumentType.STOCK_ADJUSTMENT,

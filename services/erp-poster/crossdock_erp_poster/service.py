@@ -16,7 +16,7 @@ from crossdock_canonical.records import (
     PaymentRecorded,
     RefundRecorded,
     SettlementProved,
-    StockMoved,
+    StockAdjusted,
 )
 from crossdock_erp_poster.decide import calls, decide
 from crossdock_erp_poster.documents import chain_of
@@ -42,7 +42,7 @@ def service(settings: Settings, port: Port | None = None) -> Service:
             RefundRecorded,
             OrderCancelled,
             SettlementProved,
-            StockMoved,
+            StockAdjusted,
         ),
         outputs=(ErpDocumentPosted, ErpDocumentFailed),
         states=(ChainState,),

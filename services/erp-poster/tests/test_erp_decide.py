@@ -19,7 +19,6 @@ from crossdock_canonical.records import (
     ErpDocumentPosted,
     JournalLine,
     LineUnits,
-    MovementCause,
     OrderAmended,
     OrderCancelled,
     OrderReleased,
@@ -31,7 +30,7 @@ from crossdock_canonical.records import (
     ReleasedLine,
     SettlementProved,
     ShippedLine,
-    StockMoved,
+    StockAdjusted,
 )
 from crossdock_canonical.specification import T0, Specification
 from crossdock_erp_poster.decide import calls, decide
@@ -146,17 +145,15 @@ PROVED = SettlementProved(
 )
 
 
-def moved(ref: str, version: int, cause: MovementCause = MovementCause.ADJUSTMENT) -> StockMoved:
-    return StockMoved(
+def adjusted(ref: str, version: int) -> StockAdjusted:
+    return StockAdjusted(
         sku=Sku("tea"),
         location=LocationId("berlin"),
         bucket=Bucket.ON_HAND,
         delta=-3,
-        on_hand=7,
         version=version,
-        cause=cause,
         ref=ref,
-        moved_at=T0,
+        adjusted_at=T0,
     )
 
 
@@ -395,8 +392,6 @@ def test_facts_without_a_document_open_no_chain():
         (replace(CAPTURED, kind=PaymentKind.CHARGED_BACK), "erp.no_money_moved"),
         (replace(CREDITED, invoiced=False), "erp.never_invoiced"),
         (CANCELLED, "erp.not_released"),
-        (moved("r", 1, MovementCause.SALE), "erp.no_adjustment"),
-        (moved("r", 1, MovementCause.FEED), "erp.no_adjustment"),
     ]
     for fact, code in cases:
         outcome = SPEC.when(fact)
@@ -452,15 +447,15 @@ def test_a_settlement_becomes_a_balanced_journal():
 def test_adjustments_of_a_sku_are_posted_in_order_and_remembered_within_bounds():
     spec = SPEC
     for version in range(1, 8):
-        spec = spec.after(moved(f"count-{version}", version))
+        spec = spec.after(adjusted(f"count-{version}", version))
     assert calls(spec.state)[0].document.lines[0].units == -3
     spec, posted = drained(spec)
     assert posted == [f"stock_adjustment/tea/berlin/ON_HAND/count-{version}" for version in range(1, 8)]
     assert len(spec.state.settled) == POLICY.adjustments_remembered
     assert spec.state.forgotten_book_version == 4
     for version in range(1, 8):
-        spec.when(moved(f"count-{version}", version)).then_types(Ignored)
-    assert spec.when(moved("count-8", 8)).one(DocumentQueued)
+        spec.when(adjusted(f"count-{version}", version)).then_types(Ignored)
+    assert spec.when(adjusted("count-8", 8)).one(DocumentQueued)
 
 
 def test_a_chain_at_rest_is_forgotten_after_the_retention_and_not_while_it_has_intents():

@@ -18,6 +18,7 @@ from crossdock_canonical.records import (
     OversellDetected,
     SalableStock,
     SlipResult,
+    StockAdjusted,
     StockMoved,
     StockPosition,
     StockReserved,
@@ -127,6 +128,18 @@ class Turn:
                 moved_at=moved_at,
             )
         )
+        if cause is MovementCause.ADJUSTMENT:
+            self.publish(
+                StockAdjusted(
+                    sku=self.books.sku,
+                    location=location,
+                    bucket=bucket,
+                    delta=delta,
+                    version=self.books.version,
+                    ref=ref,
+                    adjusted_at=moved_at,
+                )
+            )
         self.touch(location)
 
     def authority(self, location: LocationId) -> str:

@@ -30,6 +30,7 @@ from crossdock_canonical.records import (
     SalableStock,
     SlipLine,
     SlipResult,
+    StockAdjusted,
     StockAllocated,
     StockDriftDetected,
     StockMoved,
@@ -154,6 +155,7 @@ def test_a_later_count_that_differs_is_a_drift_and_an_adjustment():
     assert (drift.expected, drift.reported, drift.authoritative) == (10, 8, True)
     moved = outcome.one(StockMoved)
     assert (moved.delta, moved.on_hand, moved.cause) == (-2, 8, MovementCause.ADJUSTMENT)
+    assert outcome.one(StockAdjusted).delta == -2
 
 
 def test_a_count_that_agrees_says_nothing():

@@ -36,6 +36,7 @@ from crossdock_canonical.records import (
     SettlementProved,
     SettlementRefused,
     ShipmentDispatched,
+    StockAdjusted,
     StockMoved,
 )
 from crossdock_eventing import names
@@ -121,6 +122,8 @@ class Outcome:
                 self.returns_closed.add(rma_id)
             case StockMoved():
                 self._moved(body)
+            case StockAdjusted():
+                self.facts[DocumentType.STOCK_ADJUSTMENT] += 1
             case OversellDetected(short=short):
                 self.oversold += short
             case SettlementProved():
@@ -140,8 +143,6 @@ class Outcome:
             self.acknowledged.add((shipped.channel, shipped.shipment_id))
 
     def _moved(self, moved: StockMoved) -> None:
-        if moved.cause is MovementCause.ADJUSTMENT:
-            self.facts[DocumentType.STOCK_ADJUSTMENT] += 1
         if moved.cause is MovementCause.SALE and moved.bucket is Bucket.ON_HAND:
             self.moved_out[moved.sku] -= moved.delta
 

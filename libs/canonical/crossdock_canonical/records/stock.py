@@ -670,6 +670,58 @@ class SalableStock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StockAdjusted:
+    """A count or a write-off changed the books of one sku at one location and no other document explains it: the ERP books a stock adjustment. StockMoved tells the same movement among all others.
+
+    sku: Stock keeping unit.
+    location: Location.
+    bucket: Bucket that changed.
+    delta: Change, base units.
+    version: Version of the sku's books.
+    ref: Reference of the movement.
+    adjusted_at: When it changed.
+    """
+
+    SCHEMA: ClassVar[str] = "retail.stock.StockAdjusted"
+    TOPIC: ClassVar[str] = "retail.stock.events.v1"
+    KEY: ClassVar[tuple[str, ...]] = ("sku",)
+    IDENTITY: ClassVar[tuple[str, ...]] = ("location", "bucket", "ref",)
+    CORRELATION: ClassVar[str | None] = None
+    AVSC: ClassVar[str] = '{"type":"record","name":"StockAdjusted","namespace":"retail.stock","doc":"A count or a write-off changed the books of one sku at one location and no other document explains it: the ERP books a stock adjustment. StockMoved tells the same movement among all others.","identity":["location","bucket","ref"],"fields":[{"name":"meta","type":{"type":"record","name":"Meta","namespace":"retail.common","doc":"Envelope that every record carries in its payload, so that identity and causation survive sinks and joins.","fields":[{"name":"event_id","type":"string","doc":"UUIDv5 of causation id, service, record type and business discriminator: processing the same input again gives the same id."},{"name":"correlation_id","type":"string","doc":"Business thread of the record: the order id, else the settlement id, else the thread of its cause."},{"name":"causation_id","type":"string","doc":"Id of the record, delivery or timer that caused this one.","default":""},{"name":"occurred_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it happened in the business, UTC."},{"name":"recorded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When Crossdock learned of it, UTC."},{"name":"source","type":"string","doc":"Service or edge that wrote the record."},{"name":"attributes","type":{"type":"map","values":"string"},"doc":"Channel extensions that travel untouched.","default":{}}]},"doc":"Envelope: identity, causation and times of this record."},{"name":"sku","type":"string","doc":"Stock keeping unit."},{"name":"location","type":"string","doc":"Location."},{"name":"bucket","type":{"type":"enum","name":"Bucket","namespace":"retail.stock","doc":"Condition of physical stock.","symbols":["ON_HAND","DAMAGED","QUALITY_HOLD"],"default":"ON_HAND"},"doc":"Bucket that changed."},{"name":"delta","type":"long","doc":"Change, base units."},{"name":"version","type":"long","doc":"Version of the sku\'s books."},{"name":"ref","type":"string","doc":"Reference of the movement."},{"name":"adjusted_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it changed."}]}'
+
+    sku: Sku
+    location: LocationId
+    bucket: Bucket
+    delta: int
+    version: int
+    ref: str
+    adjusted_at: datetime
+
+    def to_avro(self) -> dict[str, Any]:
+        return {
+            "sku": self.sku,
+            "location": self.location,
+            "bucket": self.bucket,
+            "delta": self.delta,
+            "version": self.version,
+            "ref": self.ref,
+            "adjusted_at": self.adjusted_at,
+        }
+
+    @classmethod
+    def from_avro(cls, value: dict[str, Any]) -> StockAdjusted:
+        return cls(
+            sku=value["sku"],
+            location=value["location"],
+            bucket=Bucket(value["bucket"]),
+            delta=value["delta"],
+            version=value["version"],
+            ref=value["ref"],
+            adjusted_at=value["adjusted_at"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StockAllocated:
     """A location holds every line of a fulfilment order.
 
