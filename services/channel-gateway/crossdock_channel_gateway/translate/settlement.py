@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple
 
 import ijson
@@ -283,6 +284,7 @@ _TIME_FORMS = (
 )
 
 
+@lru_cache(maxsize=4096)  # A file repeats its dates; reading one by its form is slow.
 def local_moment(text: str) -> datetime | None:
     """A date or time of a report (ISO, MM/DD/YY or DD.MM.YYYY; UTC unless it says otherwise), or None."""
     text = text.strip()
