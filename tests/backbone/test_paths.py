@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from itertools import permutations
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from backbone import Backbone
+from backbone import REPOSITORY, Backbone
 from crossdock_canonical.identity import order_id
 from crossdock_canonical.money import Amounts, Money
 from crossdock_canonical.records import (
@@ -27,7 +28,9 @@ from crossdock_canonical.records import (
     IntakeKind,
     ItemMapped,
     ItemReference,
+    LinesMatched,
     LocationKind,
+    MatchLines,
     MovementCause,
     OrderCancelled,
     OrderCompleted,
@@ -39,12 +42,14 @@ from crossdock_canonical.records import (
     ReturnReceived,
     ReturnRequested,
     SalableStock,
+    SettlementLine,
     ShortPicked,
     StockMoved,
     Tender,
     TenderState,
 )
 from crossdock_canonical.specification import T0
+from crossdock_tools.topic_reader import TopicReader
 
 
 def items(backbone: Backbone, *skus: str) -> None:
@@ -350,3 +355,40 @@ def test_a_crash_of_every_service_in_turn_changes_nothing(backbone: Backbone) ->
     assert set(backbone.erp.documents.values()) == {1}
     assert backbone.outside.shipped == {"A": 6, "B": 12}
     assert backbone.dead_letters() == []
+
+
+def test_a_two_line_order_costs_at_most_twenty_decoded_messages(backbone: Backbone) -> None:
+    """The hop budget, from intake to settlement: every record of the order, once for every service that decodes it."""
+    items(backbone, "A", "B")
+    backbone.stock("A", WH=10)
+    backbone.stock("B", WH=10)
+    backbone.run()
+    bought = order(1, ("A", 1, 1000), ("B", 2, 999), state=TenderState.MARKETPLACE, channel="amazon")
+    backbone.send(bought)
+    backbone.run()
+    settlement = {"settlement_id": "amazon/shop/1", "sha256": "ab" * 32, "channel": "amazon", "shop": "shop"}
+    line = SettlementLine(
+        line_no=1,
+        transaction_type="Order",
+        amount_type="ItemPrice",
+        description="Principal",
+        order_ref="1",
+        amount_minor=1999,
+        raw_amount="19.99",
+        currency="EUR",
+    )
+    backbone.send(
+        MatchLines(subject=bought.order_id, batch=1, order_id=bought.order_id, lines=(line,), **settlement)
+    )
+    backbone.run()
+    topics = [topic for topic in REPOSITORY.topics.values() if not topic.compacted]
+    decoded: Counter[str] = Counter()
+    reader = TopicReader(backbone.broker, backbone.registry, [topic.name for topic in topics])
+    for entry in reader.entries():
+        if bought.order_id in (entry.meta.correlation_id, getattr(entry.body, "subject", None)):
+            consumers = REPOSITORY.topics[entry.record.topic].consumers
+            for service, kinds in consumers.items():
+                if entry.body.SCHEMA in kinds:
+                    decoded[f"{service} {type(entry.body).__name__}"] += 1
+    assert len(backbone.published(OrderCompleted)) == len(backbone.published(LinesMatched)) == 1
+    assert decoded.total() <= 20, decoded

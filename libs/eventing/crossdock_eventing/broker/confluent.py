@@ -80,6 +80,8 @@ _TRANSIENT: Final = frozenset(
     }
 )
 
+_STALE_LEADER: Final = frozenset({"NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE"})
+
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
@@ -192,11 +194,24 @@ class _Probe:
 
     def watermarks(self, partition: TopicPartition) -> Watermarks:
         self._client.poll(0)  # hands on its log lines; it has no records
-        low, high = _translated(
-            lambda: self._client.get_watermark_offsets(_native(partition), timeout=self._timeout_s),
-            BrokerUnavailable,
-        )
-        return Watermarks(low, high)
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                low, high = _translated(
+                    lambda: self._client.get_watermark_offsets(_native(partition), timeout=self._timeout_s),
+                    BrokerUnavailable,
+                )
+            except BrokerUnavailable as error:
+                # What this client knows of the partition's leader is old: it asks anew, as every client must.
+                if error.code not in _STALE_LEADER or time.monotonic() > deadline:
+                    raise
+                _translated(
+                    lambda: self._client.list_topics(partition.topic, timeout=self._timeout_s),
+                    BrokerUnavailable,
+                )
+                time.sleep(_METADATA_RETRY_S)
+            else:
+                return Watermarks(low, high)
 
 
 class _Fetching:
