@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +21,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from crossdock_eventing.broker.interface import Record
 from crossdock_eventing.envelope import header
@@ -57,6 +58,8 @@ class Telemetry:
     """Counters of one service instance, and its heartbeat."""
 
     def __init__(self, service: str) -> None:
+        # They would double the series, under names that no contract has.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._service = service
         self._messages = Counter(
@@ -121,13 +124,11 @@ class Telemetry:
     def continue_trace(self, record: Record, group: str) -> Trace | None:
         """The trace that the record belongs to; a span is recorded when it was sampled at the edge."""
         incoming = header(record.headers, "traceparent")
-        if incoming is None:
+        context = None if incoming is None else _span_context(incoming)
+        if incoming is None or context is None:
             return None
-        if not incoming.endswith(b"-01"):
+        if not context.trace_flags.sampled:
             return Trace(incoming, None)
-        context = _span_context(incoming)
-        if context is None:
-            return None
         span = self._tracer.start_span(
             f"process {record.topic}",
             context=otel.set_span_in_context(NonRecordingSpan(context)),
@@ -150,16 +151,18 @@ class Telemetry:
         return Trace(f"00-{made.trace_id:032x}-{made.span_id:016x}-01".encode(), span)
 
 
+# W3C Trace Context: version, trace id, parent id, flags. Version ff is forbidden.
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+
+
 def _span_context(traceparent: bytes) -> SpanContext | None:
-    parts = traceparent.split(b"-")
-    if len(parts) != 4:
+    """The context that the header carries; None for a header that is none."""
+    parts = _TRACEPARENT.fullmatch(traceparent)
+    if parts is None:
         return None
-    try:
-        return SpanContext(
-            int(parts[1], 16), int(parts[2], 16), is_remote=True, trace_flags=TraceFlags(int(parts[3], 16))
-        )
-    except ValueError:
-        return None
+    trace_id, span_id, flags = (int(part, 16) for part in parts.groups())
+    context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
+    return context if context.is_valid else None
 
 
 def _name(name: MetricName) -> str:

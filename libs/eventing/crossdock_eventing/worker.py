@@ -380,6 +380,8 @@ class Worker:
                 )
             meta, command = self._codec.decode(record.value, record.headers)
             key = record.key.decode() if self._service.state_key is None else self._service.state_key(command)
+            if "\0" in key:
+                raise Undecodable("contract.bad_key", "a NUL divides the parts of the store's own keys")
         except Undecodable as error:
             self._dead_letter(batch, task, record, code=error.code, detail=error.detail, error=error)
             return _DONE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from toy import START, Add, Added, Balance, Bench, CounterState, Payment, Rate, Told, partition_of
 
 from crossdock_eventing import names
@@ -112,6 +113,30 @@ def test_bytes_that_are_no_record_are_dead_lettered_with_a_reason_and_stop_nothi
         b"contract.corrupt_body",
     ]
     assert bench.published(Added) == [Added(account="a", reference="good", total=9)]
+
+
+@pytest.mark.parametrize("account", ["\0offsets", "a\0b"])
+def test_a_key_with_a_nul_is_dead_lettered(bench: Bench, account: str) -> None:
+    """It would be taken for the book of offsets in the changelog, or split a timer's entry at the wrong place."""
+    worker = bench.worker()
+    bench.send(add(account, 0, "deadline"))
+    bench.settle(worker)
+    (letter,) = bench.records(names.dead_letter_topic("toy"))
+    assert header(letter.headers, "crossdock-error-code") == b"contract.bad_key"
+    assert worker.states() == {}
+    worker.close()
+    bench.disks.clear()
+    again = bench.worker()
+    bench.settle(again)
+    assert again.ready
+
+
+def test_a_key_that_is_no_text_is_dead_lettered(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.send(add("a", 1), key=b"\xff\xfe")
+    bench.settle(worker)
+    (letter,) = bench.records(names.dead_letter_topic("toy"))
+    assert header(letter.headers, "crossdock-error-code") == b"contract.bad_key"
 
 
 def test_a_record_in_the_wrong_partition_is_dead_lettered(bench: Bench) -> None:
