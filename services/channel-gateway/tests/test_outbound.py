@@ -354,6 +354,24 @@ async def test_answers_of_systems_are_understood() -> None:
         assert unreachable.acted is False
 
 
+async def test_a_lost_answer_to_a_put_is_not_repeated_behind_our_back() -> None:
+    seen: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append(request.method)
+        if len(seen) > 1:
+            request.transport.close()
+        return web.json_response({})
+
+    app = web.Application()
+    app.add_routes([web.route("*", "/{path:.*}", answer)])
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        caller = HttpCaller(session, {"wms": str(server.make_url(""))})
+        assert await caller.send(effect_of(requested())) == Done()
+        assert isinstance(await caller.send(effect_of(requested())), Away)
+    assert seen == ["PUT", "PUT"]
+
+
 # --------------------------------------------------------------------------------------------------- the loop
 
 
