@@ -13,6 +13,8 @@ from crossdock_canonical.records import (
     AmendedLine,
     CancelFulfillment,
     CancelRefused,
+    ChannelStatus,
+    DeliveryMethod,
     FulfillmentCancelled,
     FulfillmentLine,
     LinesUnfillable,
@@ -26,6 +28,8 @@ from crossdock_canonical.records import (
 )
 from crossdock_order_orchestrator.model import (
     CANCEL_REFUSED,
+    CANCELLED_BY_CHANNEL,
+    CANCELLED_BY_US,
     OUT_OF_STOCK,
     PICKUP_EXPIRED,
     REFUND_TIMER,
@@ -47,7 +51,7 @@ from crossdock_order_orchestrator.model import (
     open_units,
     shipped_units,
 )
-from crossdock_order_orchestrator.state_records import PendingCancel, Stage
+from crossdock_order_orchestrator.state_records import FraudState, PendingCancel, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -287,40 +291,45 @@ def on_cancel_requested(
 def on_fulfillment_cancelled(decision: Decision, event: FulfillmentCancelled) -> None:
     """Fulfilment took units back, because we asked or because a pickup lapsed; their stock is free already."""
     order = decision.order
-    pending = next((asked for asked in order.cancels if asked.cancel_id == event.cancel_id), None)
-    if pending is None and event.cancel_id in order.seen:
+    answer_id = f"{event.cancel_id}/taken"
+    if answer_id in order.seen:
         decision.emit(Ignored("order.duplicate", f"cancellation {event.cancel_id}"))
         return
     lines = _taken_back(order, event.lines)
+    pending = next((asked for asked in order.cancels if asked.cancel_id == event.cancel_id), None)
     if pending is not None:
-        decision.emit(
-            CancelAnswered(
-                cancel_id=event.cancel_id, lines=tuple((line.line_id, line.units) for line in event.lines)
-            )
-        )
-        # Another location may answer the same request later: each answer is a cancellation of its own.
-        answer_id = f"{event.cancel_id}/v{order.version + 1}"
         reason_code, origin = pending.reason_code, pending.origin
-    else:
-        answer_id, reason_code, origin = event.cancel_id, PICKUP_EXPIRED, Origin.US
+        decision.emit(CancelAnswered(cancel_id=event.cancel_id, lines=_units(event.lines)))
+    elif order.delivery is not None and order.delivery.method is DeliveryMethod.PICKUP:
+        reason_code, origin = PICKUP_EXPIRED, Origin.US
+    elif order.status is ChannelStatus.CANCELLED:
+        reason_code, origin = CANCELLED_BY_CHANNEL, Origin.CHANNEL
+    else:  # A location stopped units after its refusal had been reported.
+        reason_code, origin = CANCELLED_BY_US, Origin.US
     if lines:
         _announce(decision, answer_id, reason_code, origin, lines)
+    else:
+        decision.emit(Remembered(subject_id=answer_id))
 
 
 def on_cancel_refused(decision: Decision, event: CancelRefused) -> None:
     """Units ship after all. When the channel wanted them cancelled, somebody has to tell it."""
     order = decision.order
-    pending = next((asked for asked in order.cancels if asked.cancel_id == event.cancel_id), None)
-    if pending is None:
+    answer_id = f"{event.cancel_id}/refused"
+    if answer_id in order.seen:
         decision.emit(Ignored("order.duplicate", f"refusal of {event.cancel_id}"))
         return
+    pending = next((asked for asked in order.cancels if asked.cancel_id == event.cancel_id), None)
     decision.emit(
-        CancelAnswered(
-            cancel_id=event.cancel_id, lines=tuple((line.line_id, line.units) for line in event.lines)
-        )
+        Remembered(subject_id=answer_id),
+        CancelAnswered(cancel_id=event.cancel_id, lines=_units(event.lines)),
     )
-    if pending.origin is Origin.CHANNEL:
+    if pending is not None and pending.origin is Origin.CHANNEL:
         decision.hold(CANCEL_REFUSED, decision.policy.exception_deadline)
+
+
+def _units(lines: Iterable[FulfillmentLine]) -> tuple[tuple[LineId, int], ...]:
+    return tuple((line.line_id, line.units) for line in lines)
 
 
 def on_lines_unfillable(decision: Decision, event: LinesUnfillable) -> None:
@@ -334,7 +343,9 @@ def on_lines_unfillable(decision: Decision, event: LinesUnfillable) -> None:
         decision.emit(Remembered(subject_id=event.attempt_id))
         return
     asked_back = {line.line_id for line in lines if being_cancelled(order.cancels, line.line_id)}
-    may_wait = order.source.channel in decision.policy.backorder_channels
+    # Somebody wanted it cancelled and fulfilment refused: now that the goods are not there, nobody waits for them.
+    unwanted = order.status is ChannelStatus.CANCELLED or order.fraud is FraudState.REJECTED
+    may_wait = order.source.channel in decision.policy.backorder_channels and not unwanted
     if may_wait and not asked_back and order.reroutes < decision.policy.reroutes_max:
         decision.emit(
             UnitsReturned(

@@ -299,7 +299,7 @@ def _answer_stock(order: OrderState, event: StockAnswered) -> OrderState:
             line,
             waiting=waiting,
             soft=line.soft + promised,
-            queued=line.queued + queued,
+            queued=queued,
             asked=0,
             early=0,
         )

@@ -199,7 +199,7 @@ class RefundDeferred:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StockAnswered:
-    """Inventory answered a slip (`slip_id` set) or served its queue: line id -> (promised, queued)."""
+    """Inventory answered a slip (`slip_id` set) or served its queue: (line id, promised by this, in the queue after it)."""
 
     slip_id: str | None
     lines: tuple[tuple[LineId, int, int], ...]

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 from crossdock_canonical.decider import Ignored
 from crossdock_canonical.records import OnShortage, Origin, ReserveStock, SlipLine
 from crossdock_order_orchestrator.cancelling import cancel, everything_open, release_stock
-from crossdock_order_orchestrator.model import OUT_OF_STOCK, StockAnswered, UnitsReturned
+from crossdock_order_orchestrator.model import OUT_OF_STOCK, Remembered, StockAnswered, UnitsReturned
 from crossdock_order_orchestrator.state_records import Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from crossdock_canonical.identity import LineId
     from crossdock_canonical.records import ReservationExpired, ReservationFailed, StockReserved
     from crossdock_order_orchestrator.decision import Decision
+    from crossdock_order_orchestrator.state_records import Line
 
 
 def reserve(decision: Decision) -> None:
@@ -45,16 +49,7 @@ def on_stock_reserved(decision: Decision, event: StockReserved) -> None:
     order = decision.order
     by_id = {line.line_id: line for line in order.lines}
     if event.backfill:
-        # A cancellation that crossed this message has freed its units in the sku's books already: take only what waits.
-        served = tuple(
-            (part.line_id, min(part.reserved, by_id[part.line_id].waiting), 0)
-            for part in event.lines
-            if part.line_id in by_id and by_id[part.line_id].waiting > 0
-        )
-        if served:
-            decision.emit(StockAnswered(slip_id=None, lines=served))
-        else:
-            decision.emit(Ignored("order.not_waiting", f"backfill of {event.slip_id}"))
+        _serve(decision, event, by_id)
         return
     if event.slip_id != order.slip_id:
         decision.emit(Ignored("order.duplicate", f"answer to {event.slip_id}"))
@@ -63,18 +58,32 @@ def on_stock_reserved(decision: Decision, event: StockReserved) -> None:
     excess = []
     for part in event.lines:
         line = by_id[part.line_id]
-        wanted = line.waiting - line.queued
-        promised = min(part.reserved, wanted)
         # The slip goes on to other skus: its first stop's queue may be served before the last stop answers for all.
-        backordered = part.backordered - min(line.early, part.backordered)
-        queued = min(backordered, wanted - promised)
-        kept.append((part.line_id, promised, queued))
-        over = part.reserved + backordered - promised - queued
+        in_queue = line.queued + part.backordered - min(line.early, part.backordered)
+        over = max(0, part.reserved + in_queue - line.waiting)
+        # Inventory lets go of places in the queue first, then of promises.
+        left_queue = min(over, in_queue)
+        kept.append((part.line_id, part.reserved - (over - left_queue), in_queue - left_queue))
         if over:
             excess.append(SlipLine(line_id=part.line_id, sku=part.sku, units=over))
     decision.emit(StockAnswered(slip_id=event.slip_id, lines=tuple(kept)))
     if excess:
         release_stock(decision, f"{event.slip_id}/excess", tuple(excess))
+
+
+def _serve(decision: Decision, event: StockReserved, by_id: Mapping[LineId, Line]) -> None:
+    """A sku's queue was served. A cancellation that crossed this message freed its units in the sku's books already."""
+    served = []
+    for part in event.lines:
+        subject_id = f"{part.line_id}/served/{event.sequence}"
+        line = by_id.get(part.line_id)
+        if line is not None and line.waiting and subject_id not in decision.order.seen:
+            decision.emit(Remembered(subject_id=subject_id))
+            served.append((part.line_id, min(part.reserved, line.waiting), 0))
+    if served:
+        decision.emit(StockAnswered(slip_id=None, lines=tuple(served)))
+    else:
+        decision.emit(Ignored("order.not_waiting", f"backfill {event.sequence} of {event.slip_id}"))
 
 
 def on_reservation_failed(decision: Decision, event: ReservationFailed) -> None:
@@ -84,7 +93,8 @@ def on_reservation_failed(decision: Decision, event: ReservationFailed) -> None:
         decision.emit(Ignored("order.duplicate", f"answer to {event.slip_id}"))
         return
     asked = {line.line_id: line.waiting - line.queued for line in order.lines if line.asked}
-    decision.emit(StockAnswered(slip_id=event.slip_id, lines=tuple((line_id, 0, 0) for line_id in asked)))
+    unchanged = tuple((line.line_id, 0, line.queued) for line in order.lines if line.asked)
+    decision.emit(StockAnswered(slip_id=event.slip_id, lines=unchanged))
     if order.stage is not Stage.OPEN:
         return
     first = order.slips == 1

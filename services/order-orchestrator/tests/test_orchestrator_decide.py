@@ -25,6 +25,7 @@ from crossdock_canonical.records import (
     CreditCause,
     CreditGranted,
     CreditProposed,
+    DeliveryMethod,
     FraudDecided,
     FraudVerdict,
     FulfilledBy,
@@ -671,7 +672,9 @@ class TestStock:
 
     def test_a_queue_served_before_the_slip_answered_keeps_its_promise(self) -> None:
         """The slip travels on from the first sku, whose queue may be served before the last sku answers for all."""
-        early = spec(PATIENT).after(an_order()).when(reserved(1, (MUG, "MUG", 1, 0), backfill=True, sequence=7))
+        early = (
+            spec(PATIENT).after(an_order()).when(reserved(1, (MUG, "MUG", 1, 0), backfill=True, sequence=7))
+        )
         answered = early.specification.when(reserved(1, (SHIRT, "SHIRT", 2, 0), (MUG, "MUG", 0, 1)))
         assert not answered.all(ReleaseStock), "what was promised early must not be let go"
         assert not answered.all(OrderHeld)
@@ -682,6 +685,23 @@ class TestStock:
         ended = fire(waiting, "hold:order.backordered").specification
         crossed = ended.when(reserved(1, (MUG, "MUG", 1, 0), backfill=True, sequence=7))
         crossed.then_types(Ignored)
+
+    def test_a_queue_that_is_served_before_the_slip_has_answered(self) -> None:
+        served = spec(PATIENT).after(
+            an_order(), reserved(1, (SHIRT, "SHIRT", 1, 0), backfill=True, sequence=7)
+        )
+        answered = served.when(reserved(1, (SHIRT, "SHIRT", 1, 1), (MUG, "MUG", 1, 0)))
+        assert [line.units for line in answered.one(OrderReleased).lines] == [2, 1]
+
+    def test_the_queue_is_let_go_before_a_promise(self) -> None:
+        waiting = spec(PATIENT).after(
+            an_order(a_line(SHIRT, "SHIRT", 1, worth(100))), reserved(1, (SHIRT, "SHIRT", 0, 1))
+        )
+        more = waiting.after(an_order(a_line(SHIRT, "SHIRT", 2, worth(200)), revision=2))
+        fewer = more.after(an_order(a_line(SHIRT, "SHIRT", 1, worth(100)), revision=3))
+        answered = fewer.when(reserved(2, (SHIRT, "SHIRT", 1, 0)))
+        assert answered.one(ReleaseStock).lines == (SlipLine(line_id=SHIRT, sku=Sku("SHIRT"), units=1),)
+        assert answered.one(OrderReleased).lines[0].units == 1
 
     def test_units_cancelled_under_way_are_let_go_when_the_answer_comes(self) -> None:
         cancelled = spec().after(an_order()).when(a_cancel_request(L1=1))
@@ -775,15 +795,33 @@ class TestCancellation:
         spec().after(an_order()).when(a_cancel_request(L9=1)).then_rejected("order.unknown_line")
 
     def test_an_expired_pickup_cancels(self) -> None:
-        expired = (
-            spec()
-            .after(*RELEASED)
-            .when(FulfillmentCancelled(order_id=ORDER, cancel_id="pickup-9", lines=parts(L1=2, L2=1)))
-        )
+        pickup = an_order(method=DeliveryMethod.PICKUP, pickup_location="store-7")
+        released = spec().after(pickup, reserved())
+        expiry = FulfillmentCancelled(order_id=ORDER, cancel_id="pickup-9", lines=parts(L1=2, L2=1))
+        expired = released.when(expiry)
         assert expired.one(OrderCancelled).reason_code == "order.pickup_expired"
         assert expired.one(RefundPayment).amount == eur(3375)
-        again = FulfillmentCancelled(order_id=ORDER, cancel_id="pickup-9", lines=parts(L1=2, L2=1))
-        expired.specification.when(again).then_types(Ignored)
+        expired.specification.when(expiry).then_types(Ignored)
+
+    def test_answered_in_parts_and_twice(self) -> None:
+        asked = spec().after(*AUTHORIZED).when(a_cancel_request())
+        cancel_id = asked.one(CancelFulfillment).cancel_id
+        refused = CancelRefused(order_id=ORDER, cancel_id=cancel_id, lines=parts(L1=1, L2=1))
+        taken = FulfillmentCancelled(order_id=ORDER, cancel_id=cancel_id, lines=parts(L1=1))
+        there = asked.specification.after(refused, refused, taken, taken).state
+        back = asked.specification.after(taken, taken, refused, refused).state
+        assert [line.released for line in there.lines] == [line.released for line in back.lines] == [1, 1]
+        assert there.cancels == back.cancels == ()
+
+    def test_what_nobody_wants_any_more_is_not_reserved_again(self) -> None:
+        asked = spec(PATIENT).after(*RELEASED).when(a_channel_cancel())
+        command = asked.one(CancelFulfillment)
+        refused = asked.specification.after(
+            CancelRefused(order_id=ORDER, cancel_id=command.cancel_id, lines=command.lines)
+        )
+        lost = refused.when(LinesUnfillable(order_id=ORDER, attempt_id="a1", lines=parts(L1=2, L2=1)))
+        assert lost.one(OrderCancelled).complete
+        assert not lost.all(ReserveStock)
 
     def test_unfillable_lines_are_cancelled_with_credit(self) -> None:
         lost = (
