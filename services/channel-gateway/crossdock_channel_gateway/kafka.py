@@ -17,7 +17,7 @@ from crossdock_channel_gateway.availability import AvailabilityTable
 from crossdock_channel_gateway.outbound import SERVICE, TOPICS, Decoder
 from crossdock_eventing.broker.interface import Headers, Record, TopicPartition
 from crossdock_eventing.codec import Undecodable
-from crossdock_eventing.names import group
+from crossdock_eventing.names import group, instance_id
 
 log = structlog.get_logger()
 
@@ -42,10 +42,11 @@ def idempotent_producer(bootstrap_servers: str, *, timeout_s: float) -> AIOKafka
 class KafkaSource:
     """The outbound group's consumer. Created inside a running loop; `start` and `stop` bracket its use."""
 
-    def __init__(self, bootstrap_servers: str) -> None:
+    def __init__(self, bootstrap_servers: str, *, ordinal: int | None) -> None:
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=bootstrap_servers,
             group_id=group(SERVICE),
+            group_instance_id=None if ordinal is None else instance_id(SERVICE, ordinal),
             client_id=group(SERVICE),
             enable_auto_commit=False,
             auto_offset_reset="earliest",

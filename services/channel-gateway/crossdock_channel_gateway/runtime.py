@@ -217,7 +217,7 @@ class Runtime:
                 backoff_max_s=self.settings.backoff_max_s,
             )
             handler = Handler(codec, courier, KafkaDeadLetters(producer), self._metrics)
-            source = KafkaSource(self.settings.bootstrap_servers)
+            source = KafkaSource(self.settings.bootstrap_servers, ordinal=self.settings.ordinal)
             outbound = Outbound(source, handler, self._metrics, lanes=self.settings.lanes_max)
             try:
                 await source.start(outbound.revoke)

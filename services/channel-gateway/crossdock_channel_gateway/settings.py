@@ -47,6 +47,12 @@ class Settings(BaseSettings):
     )
 
     outbound: bool = True
+    ordinal: int | None = Field(
+        None,
+        ge=0,
+        validation_alias=AliasChoices("CROSSDOCK_GATEWAY_ORDINAL", "CROSSDOCK_ORDINAL"),
+        description="Number of this instance: a restart under it takes its partitions back at once.",
+    )
     wms_url: str = "http://127.0.0.1:9101"
     psp_url: str = "http://127.0.0.1:9102"
     channels_url: str = "http://127.0.0.1:9104"
