@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,20 +103,32 @@ def _note() -> Path:
 def stored_cluster(directory: Path) -> Iterator[Cluster]:
     """A broker and a registry of their own on free ports, over the data in `directory`, for as long as the block.
 
-    Raises LocalError when Java or Maven is missing.
+    Raises JavaMissing, a LocalError, when Java or Maven is not there.
     """
-    from crossdock_local import broker, cluster, jars, processes
+    from crossdock_local import broker, jars
 
     library = addresses.local_directory() / "kafka" / "lib"
     jars.find_java()
     jars.ensure_jars(library)
-    with ExitStack() as stack:
-        kafka = stack.enter_context(broker.LocalKafka(directory / "kafka", library=library))
-        [port] = processes.free_ports(addresses.LOOPBACK, 1)
-        log_file = directory / "logs" / "schema-registry.log"
-        command = cluster.registry_command(port=port, bootstrap=kafka.bootstrap_servers)
-        registry = processes.spawn(command, log_file=log_file, die_with_parent=True)
-        stack.callback(lambda: processes.stop_children([registry], grace_s=5.0))
+    with (
+        broker.LocalKafka(directory / "kafka", library=library) as kafka,
+        with_registry(kafka.bootstrap_servers, directory) as found,
+    ):
+        yield found
+
+
+@contextmanager
+def with_registry(bootstrap_servers: str, directory: Path) -> Iterator[Cluster]:
+    """A registry of its own on a free port, over a broker, for as long as the block."""
+    from crossdock_local import cluster, processes
+
+    [port] = processes.free_ports(addresses.LOOPBACK, 1)
+    log_file = directory / "logs" / "schema-registry.log"
+    command = cluster.registry_command(port=port, bootstrap=bootstrap_servers)
+    registry = processes.spawn(command, log_file=log_file, die_with_parent=True)
+    try:
         url = f"http://{addresses.LOOPBACK}:{port}"
         cluster.wait_for_registry(url, registry, log_file)
-        yield Cluster(kafka.bootstrap_servers, url)
+        yield Cluster(bootstrap_servers, url)
+    finally:
+        processes.stop_children([registry], grace_s=5.0)

@@ -6,17 +6,14 @@ jars.
 """
 
 import os
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from crossdock_local import addresses, broker, cluster, jars, processes
+from crossdock_local import addresses, broker, cluster, container, jars, processes
 from crossdock_local.errors import LocalError
-
-KAFKA_IMAGE = "apache/kafka:4.1.1"
 
 
 @pytest.fixture(scope="session")
@@ -24,20 +21,25 @@ def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Bootstrap servers of a cluster that this session may create topics in."""
     if addresses.kafka_is_external():
         yield addresses.bootstrap_servers()
-    elif docker_answers():
-        with container_kafka() as bootstrap:
-            yield bootstrap
-    else:
-        directory = tmp_path_factory.mktemp("kafka")
-        library = addresses.local_directory() / "kafka" / "lib"
-        try:
-            jars.find_java()
-            jars.ensure_jars(library)
-        except LocalError as error:
-            # In CI a missing broker must not pass for a green run.
-            (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no Kafka for this test: {error}")
-        with broker.LocalKafka(directory, library=library) as kafka:
-            yield kafka.bootstrap_servers
+        return
+    with ExitStack() as stack:
+        yield _own_kafka(stack, tmp_path_factory)
+
+
+def _own_kafka(stack: ExitStack, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A broker that lives as long as the stack: in a container where an engine can run one, else from jars."""
+    if container.docker_answers():
+        with suppress(LocalError):  # an engine that cannot pull the image is no reason to go without a broker
+            return stack.enter_context(container.container_kafka())
+    library = addresses.local_directory() / "kafka" / "lib"
+    try:
+        jars.find_java()
+        jars.ensure_jars(library)
+    except LocalError as error:
+        # In CI a missing broker must not pass for a green run.
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no Kafka for this test: {error}")
+    kafka = stack.enter_context(broker.LocalKafka(tmp_path_factory.mktemp("kafka"), library=library))
+    return kafka.bootstrap_servers
 
 
 @pytest.fixture(scope="session")
@@ -62,55 +64,3 @@ def registry_process(bootstrap: str, directory: Path) -> Iterator[str]:
         yield url
     finally:
         processes.stop_children([process], grace_s=5.0)
-
-
-def docker_answers() -> bool:
-    """Whether a Docker engine can be talked to from here."""
-    try:
-        import docker  # type: ignore[import-untyped]
-        from docker.errors import DockerException  # type: ignore[import-untyped]
-    except ImportError:
-        return False
-    try:
-        client = docker.from_env(timeout=2)
-        try:
-            return bool(client.ping())
-        finally:
-            client.close()
-    except DockerException:
-        return False
-
-
-@contextmanager
-def container_kafka() -> Iterator[str]:
-    """Apache's own image, single node, with the same settings as the local broker."""
-    from testcontainers.core.container import DockerContainer
-
-    # The port is chosen beforehand: the broker must advertise the address that clients on this host use.
-    [port] = processes.free_ports(addresses.LOOPBACK, 1)
-    container = DockerContainer(KAFKA_IMAGE).with_bind_ports(port, port)
-    for name, value in container_environment(port).items():
-        container = container.with_env(name, value)
-    with container:
-        bootstrap = f"{addresses.LOOPBACK}:{port}"
-        deadline = time.monotonic() + broker.READY_TIMEOUT_S
-        while not broker.answers(bootstrap, timeout_s=1.0):
-            if time.monotonic() > deadline:
-                raise LocalError(f"the {KAFKA_IMAGE} container did not answer at {bootstrap}")
-            time.sleep(0.2)
-        yield bootstrap
-
-
-def container_environment(port: int) -> dict[str, str]:
-    """The image's settings: `server.properties` names in upper case, dots as underscores, `KAFKA_` before."""
-    settings = broker.BrokerSettings(
-        directory=Path("/"),
-        library=Path("/"),
-        port=port,
-        controller_port=port + 1 if port < 65535 else port - 1,
-    )
-    properties = broker.server_properties(settings) | {
-        "listeners": f"PLAINTEXT://:{port},CONTROLLER://{addresses.LOOPBACK}:{settings.controller_port}",
-        "log.dirs": "/tmp/kafka-logs",  # noqa: S108 (inside the container)
-    }
-    return {f"KAFKA_{name.upper().replace('.', '_')}": value for name, value in properties.items()}

@@ -21,6 +21,10 @@ JAVA_MAJOR_MIN = 17
 _STAMP = "pom.sha256"
 
 
+class JavaMissing(LocalError):
+    """Java or Maven is not on this machine, so no broker can run from jars; a container may do instead."""
+
+
 def ensure_jars(library: Path, announce: Callable[[str], None] = lambda _: None) -> Path:
     """Make `library` hold the jars that `pom.xml` names, and return it.
 
@@ -37,7 +41,7 @@ def ensure_jars(library: Path, announce: Callable[[str], None] = lambda _: None)
             return library
         maven = shutil.which("mvn")
         if maven is None:
-            raise LocalError(
+            raise JavaMissing(
                 "Maven (mvn) was not found: install Apache Maven 3.6 or later, or point "
                 "KAFKA_BOOTSTRAP_SERVERS at a running cluster"
             )
@@ -58,12 +62,12 @@ def find_java(environ: Mapping[str, str] = os.environ) -> str:
     java = shutil.which(candidate, path=environ.get("PATH"))
     if java is None:
         where = f"JAVA_HOME={home} has no bin/java" if home else "java was not found on PATH"
-        raise LocalError(f"{where}: install Java {JAVA_MAJOR_MIN} or later and set JAVA_HOME or PATH")
+        raise JavaMissing(f"{where}: install Java {JAVA_MAJOR_MIN} or later and set JAVA_HOME or PATH")
     answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)  # noqa: S603
     major = java_major(answer.stderr + answer.stdout)
     if major is None or major < JAVA_MAJOR_MIN:
         found = "an unknown version" if major is None else f"version {major}"
-        raise LocalError(
+        raise JavaMissing(
             f"{java} is {found}: Kafka needs Java {JAVA_MAJOR_MIN} or later; set JAVA_HOME to one"
         )
     return java

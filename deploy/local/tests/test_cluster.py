@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from crossdock_local import addresses, broker, jars, processes
-from crossdock_local.fixtures import container_environment
+from crossdock_local.container import container_environment
 
 pytest.importorskip("crossdock_tools.main")
 

@@ -6,13 +6,15 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossdock_local import addresses, processes
+from crossdock_local import addresses, container, processes
+from crossdock_local.errors import LocalError
+from crossdock_local.jars import JavaMissing
 from crossdock_local.supervisor import Backoff, Child, Supervisor
-from crossdock_tools.cluster import Cluster, announced, demo_directory, stored_cluster
+from crossdock_tools.cluster import Cluster, announced, demo_directory, stored_cluster, with_registry
 from crossdock_tools.schemas.contracts import Repository
 from crossdock_tools.schemas.register import register_all
 from crossdock_tools.topics import apply_catalogue
@@ -49,8 +51,15 @@ def _cluster(directory: Path, announce: Announce) -> Iterator[Cluster]:
         yield found
         return
     announce("starting Kafka and the schema registry")
-    with stored_cluster(directory) as started:
-        yield started
+    with ExitStack() as stack:
+        try:
+            yield stack.enter_context(stored_cluster(directory))
+        except JavaMissing as missing:
+            if not container.docker_answers():
+                raise LocalError(f"{missing}, or start a Docker engine") from None
+            announce(f"{missing}; running Kafka in a container, whose topics go with it")
+            bootstrap = stack.enter_context(container.container_kafka())
+            yield stack.enter_context(with_registry(bootstrap, directory))
 
 
 @contextmanager
