@@ -95,6 +95,10 @@ class Reader:
     def present(self) -> bool:
         return self.value is not None
 
+    def has(self, name: str) -> bool:
+        """Whether this is an object with the member; cheaper than reading it."""
+        return isinstance(self.value, dict) and self.value.get(name) is not None
+
     def at(self, name: str) -> Reader:
         """Member of an object; absent when this value is."""
         path = f"{self.path}.{name}" if self.path else name

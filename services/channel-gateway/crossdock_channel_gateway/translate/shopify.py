@@ -274,7 +274,7 @@ class _Line:
 
     def channel_line(self, units: int, currency: str, *, taxes_included: bool) -> ChannelLine:
         amounts = self.charge.amounts(currency, taxes_included=taxes_included)
-        if self.quantity:
+        if units != self.quantity:
             amounts = amounts.share(units=units, before=0, of=self.quantity)
         return ChannelLine(
             line_id=LineId(self.line_id),
@@ -348,19 +348,25 @@ def _returned_units(root: Reader) -> dict[str, int]:
 
 def _named(parent: Reader, name: str) -> Reader:
     """The shop-money form of a field when the payload has it, else the plain field."""
-    shop_money = parent.at(f"{name}_set").at("shop_money")
-    return shop_money.at("amount") if shop_money.present else parent.at(name)
+    if parent.has(f"{name}_set"):
+        shop_money = parent.at(f"{name}_set").at("shop_money")
+        if shop_money.present:
+            return shop_money.at("amount")
+    return parent.at(name)
 
 
 def _money(parent: Reader, names: Sequence[str], currency: str, *, required: bool = False) -> int:
     """The first of the fields that the payload has, in shop money; 0 when it has none and none is required."""
     for name in names:
+        if not parent.has(name) and not parent.has(f"{name}_set"):
+            continue
         found = _named(parent, name)
         if not found.present:
             continue
-        code = parent.at(f"{name}_set").at("shop_money").at("currency_code")
-        if code.present and currency and code.value != currency:
-            code.fail(f"must be the order's currency {currency}")
+        if parent.has(f"{name}_set"):
+            code = parent.at(f"{name}_set").at("shop_money").at("currency_code")
+            if code.present and currency and code.value != currency:
+                code.fail(f"must be the order's currency {currency}")
         return found.minor(currency)
     if required:
         parent.at(names[0]).fail("is required")
