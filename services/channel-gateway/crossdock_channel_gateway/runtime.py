@@ -62,7 +62,7 @@ from crossdock_channel_gateway.publish import RETRY_AFTER_S, KafkaPublisher, Pub
 from crossdock_channel_gateway.settings import Settings
 from crossdock_eventing.clock import Clock
 from crossdock_eventing.codec import Codec
-from crossdock_eventing.registry import ConfluentRegistry, UnknownSchema
+from crossdock_eventing.registry import ConfluentRegistry, RegistryUnavailable, UnknownSchema
 
 log = structlog.get_logger()
 
@@ -177,7 +177,7 @@ class Runtime:
         while True:
             try:
                 return await asyncio.to_thread(build)
-            except (UnknownSchema, OSError) as error:
+            except (RegistryUnavailable, UnknownSchema) as error:
                 log.warning("gateway.waits_for_registry", detail=str(error))
                 await asyncio.sleep(_RETRY_S)
 
