@@ -328,6 +328,7 @@ class Worker:
                 return
             self._answers.pop(0)
             self._calls.pop((answer.state_key, answer.call_id), None)
+            batch.done += 1
         waiting: deque[_Polled] = deque()
         blocked: set[int] = set()
         while self._buffer:
@@ -355,10 +356,10 @@ class Worker:
                 continue  # a message of this transaction moved or removed it
             causation = f"timer/{timer.key}/{timer.name}/{timer.due_us}"
             command = self._service.timer(timer.name, due)
-            if not self._decide(
-                batch, task, timer.key, command, _Cause(causation, timer.key, {}, None), self._polls
-            ):
+            cause = _Cause(causation, timer.key, {}, None)
+            if not self._decide(batch, task, timer.key, command, cause, self._polls):
                 return
+            batch.done += 1
 
     def _process(self, batch: _Batch, polled: _Polled) -> object:
         record = polled.record
@@ -429,7 +430,6 @@ class Worker:
             self._telemetry.decided(event)
         task.state.set(key, state)
         batch.touched[task.partition] = task
-        batch.done += 1
         seen: set[str] = set()
         for record in outputs:
             meta = wrap(

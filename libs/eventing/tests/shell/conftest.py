@@ -1,13 +1,20 @@
-"""The toy service of `toy.py` as fixtures."""
+"""The toy service of `toy.py` as fixtures: `bench` in memory, `either_bench` in memory and on Kafka."""
 
+import os
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the tests share `toy`; nothing else imports it
 
-from toy import Bench
+from toy import RECORDS, Bench, KafkaBench
+
+from crossdock_eventing.broker.confluent import ConfluentBroker
+
+BenchFactory = Callable[..., Bench]
 
 
 @pytest.fixture
@@ -16,5 +23,38 @@ def bench() -> Bench:
 
 
 @pytest.fixture
-def bench_with_rates() -> Bench:
-    return Bench(with_rates=True)
+def own_topics(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A name that no other test uses; for the test's duration the toy's records go to topics under it."""
+    name = f"toy-{os.getpid()}-{time.monotonic_ns()}"
+    for kind in RECORDS:
+        monkeypatch.setattr(kind, "TOPIC", f"{name}.{kind.TOPIC}")
+    return name
+
+
+@pytest.fixture
+def new_kafka_bench(kafka_bootstrap: str, own_topics: str) -> Iterator[BenchFactory]:
+    made: list[KafkaBench] = []
+
+    def make(*, with_rates: bool = False) -> Bench:
+        made.append(
+            KafkaBench(with_rates=with_rates, name=own_topics, broker=ConfluentBroker(kafka_bootstrap))
+        )
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.close()
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
+def new_bench(request: pytest.FixtureRequest) -> BenchFactory:
+    """Makes the bench of the test on either broker."""
+    if request.param == "memory":
+        return Bench
+    factory: BenchFactory = request.getfixturevalue("new_kafka_bench")
+    return factory
+
+
+@pytest.fixture
+def either_bench(new_bench: BenchFactory) -> Bench:
+    return new_bench()

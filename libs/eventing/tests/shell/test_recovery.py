@@ -64,7 +64,7 @@ def test_an_expelled_member_is_refused_its_offsets_and_goes_on_after_its_next_po
     bench.settle(worker)
     bench.send(add("a", 5))
     worker._poll(0.0)
-    bench.broker.faults.expel(names.group("toy"), names.instance_id("toy", 0))
+    bench.broker.faults.expel(names.group(bench.name), names.instance_id(bench.name, 0))
     bench.settle(worker)
     assert totals(bench) == [5]
 
@@ -81,7 +81,8 @@ def test_a_twin_with_the_same_identity_fences_the_first_which_never_starts_again
         bench.settle(first)
 
 
-def test_a_crash_before_the_commit_leaves_nothing(bench: Bench) -> None:
+def test_a_crash_before_the_commit_leaves_nothing(either_bench: Bench) -> None:
+    bench = either_bench
     worker = bench.worker()
     bench.settle(worker)
     bench.send(add("a", 5))
@@ -98,7 +99,8 @@ def test_a_crash_before_the_commit_leaves_nothing(bench: Bench) -> None:
     assert totals(bench) == [5]
 
 
-def test_a_crash_between_commit_and_flush_is_made_good_from_the_changelog(bench: Bench) -> None:
+def test_a_crash_between_commit_and_flush_is_made_good_from_the_changelog(either_bench: Bench) -> None:
+    bench = either_bench
     worker = bench.worker()
     bench.send(add("a", 5, "r1"))
     bench.settle(worker)
@@ -117,7 +119,8 @@ def test_a_crash_between_commit_and_flush_is_made_good_from_the_changelog(bench:
     assert totals(bench) == [5, 12, 13]
 
 
-def test_a_lost_disk_is_restored_in_full(bench: Bench) -> None:
+def test_a_lost_disk_is_restored_in_full(either_bench: Bench) -> None:
+    bench = either_bench
     worker = bench.worker()
     bench.send(*(add(f"k{number}", number) for number in range(30)))
     bench.settle(worker)
@@ -130,7 +133,8 @@ def test_a_lost_disk_is_restored_in_full(bench: Bench) -> None:
     assert len(expected) == 30
 
 
-def test_a_restart_reads_only_the_tail_of_the_changelog(bench: Bench) -> None:
+def test_a_restart_reads_only_the_tail_of_the_changelog(either_bench: Bench) -> None:
+    bench = either_bench
     worker = bench.worker()
     bench.send(*(add(f"k{number}", number) for number in range(30)))
     bench.settle(worker)
@@ -184,7 +188,7 @@ def test_a_deleted_state_stays_deleted_after_compaction_and_restore(bench: Bench
     bench.clock.advance(61)
     bench.settle(worker)
     assert worker.state("a") is None
-    bench.broker.compact(names.changelog_topic("toy"))
+    bench.broker.compact(names.changelog_topic(bench.name))
     worker.close()
     bench.disks.clear()
     again = bench.worker()
@@ -197,7 +201,7 @@ def test_an_expired_group_offset_reprocesses_nothing(bench: Bench) -> None:
     bench.send(add("a", 5, "r1"))
     bench.settle(worker)
     worker.close()
-    group = bench.broker._cluster.group(names.group("toy"))
+    group = bench.broker._cluster.group(names.group(bench.name))
     group.offsets.clear()
     again = bench.worker()
     bench.send(add("a", 7, "r2"))
@@ -206,13 +210,14 @@ def test_an_expired_group_offset_reprocesses_nothing(bench: Bench) -> None:
 
 
 def test_a_group_that_was_never_initialised_stops_with_the_command_to_run(bench: Bench) -> None:
-    bench.broker._cluster.group(names.group("toy")).offsets.clear()
+    bench.broker._cluster.group(names.group(bench.name)).offsets.clear()
     worker = bench.worker()
     with pytest.raises(OffsetMissing, match="crossdock topics apply"):
         bench.settle(worker)
 
 
-def test_partitions_and_their_states_move_to_a_new_instance_and_nothing_is_lost(bench: Bench) -> None:
+def test_partitions_and_their_states_move_to_a_new_instance_and_nothing_is_lost(either_bench: Bench) -> None:
+    bench = either_bench
     first = bench.worker(ordinal=0)
     bench.send(*(add(f"k{number}", 1, "r1") for number in range(20)))
     bench.settle(first)
@@ -233,7 +238,7 @@ def test_a_zombie_past_its_session_writes_nothing_after_its_successor_took_over(
     bench.settle(zombie)
     bench.send(add("a", 5, "r1"))
     zombie._poll(0.0)
-    bench.broker.faults.silence(names.group("toy"), names.instance_id("toy", 0))
+    bench.broker.faults.silence(names.group(bench.name), names.instance_id(bench.name, 0))
     bench.clock.advance(100)
     successor = bench.worker(ordinal=1)
     bench.settle(successor)

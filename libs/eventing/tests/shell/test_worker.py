@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -12,12 +13,15 @@ from crossdock_eventing.broker.interface import TopicPartition
 from crossdock_eventing.envelope import header
 from crossdock_eventing.service import Answer
 
+BenchFactory = Callable[..., Bench]
+
 
 def add(account: str, amount: int, reference: str = "r1") -> Add:
     return Add(account=account, reference=reference, amount=amount)
 
 
-def test_outputs_state_and_offsets_commit_together(bench: Bench) -> None:
+def test_outputs_state_and_offsets_commit_together(either_bench: Bench) -> None:
+    bench = either_bench
     worker = bench.worker()
     bench.send(add("a", 5, "r1"), add("a", 7, "r2"))
     bench.settle(worker)
@@ -26,11 +30,12 @@ def test_outputs_state_and_offsets_commit_together(bench: Bench) -> None:
         Added(account="a", reference="r2", total=12),
     ]
     assert worker.state("a") == CounterState(total=12)
-    offsets = bench.admin.group_offsets(names.group("toy"))
+    offsets = bench.admin.group_offsets(names.group(bench.name))
     assert offsets[TopicPartition(Add.TOPIC, partition_of("a"))] == 2
 
 
-def test_a_table_gets_the_last_value_of_a_key_once_in_a_transaction(bench: Bench) -> None:
+def test_a_table_gets_the_last_value_of_a_key_once_in_a_transaction(either_bench: Bench) -> None:
+    bench = either_bench
     worker = bench.worker()
     bench.settle(worker)
     bench.send(add("a", 5, "r1"), add("a", 7, "r2"))
@@ -38,7 +43,8 @@ def test_a_table_gets_the_last_value_of_a_key_once_in_a_transaction(bench: Bench
     assert bench.published(Balance) == [Balance(account="a", total=12)]
 
 
-def test_outputs_carry_cause_correlation_and_attributes(bench: Bench) -> None:
+def test_outputs_carry_cause_correlation_and_attributes(either_bench: Bench) -> None:
+    bench = either_bench
     worker = bench.worker()
     bench.send(add("a", 5))
     bench.settle(worker)
@@ -51,6 +57,18 @@ def test_outputs_carry_cause_correlation_and_attributes(bench: Bench) -> None:
     assert outgoing.attributes == {"channel.note": "gift"}
     assert header(effect.headers, "event_type") == b"toy.Added"
     assert header(effect.headers, "ce_id") == outgoing.event_id.encode()
+
+
+def test_messages_answers_and_timers_are_counted_once_each(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.settle(worker)
+    bench.send(add("a", 5), add("b", -1), add("c", 7, "ask"), add("d", 0, "deadline"))
+    assert bench.settle(worker) == 4
+    bench.port.answers.append(Answer("c", "c/7", Told(7)))
+    assert bench.settle(worker) == 1
+    bench.clock.advance(61)
+    assert bench.settle(worker) == 1
+    assert worker._telemetry.registry.get_sample_value("crossdock_messages_total") == 6
 
 
 def test_the_same_input_gives_the_same_event_ids(bench: Bench) -> None:
@@ -73,15 +91,20 @@ def test_a_type_that_is_not_handled_is_skipped_by_its_header_without_decoding(be
     producer.commit()
     worker = bench.worker()
     bench.settle(worker)
-    assert bench.records(names.dead_letter_topic("toy")) == []
-    assert bench.admin.group_offsets(names.group("toy"))[TopicPartition(Add.TOPIC, partition_of("a"))] == 1
+    assert bench.records(names.dead_letter_topic(bench.name)) == []
+    assert (
+        bench.admin.group_offsets(names.group(bench.name))[TopicPartition(Add.TOPIC, partition_of("a"))] == 1
+    )
 
 
-def test_a_rejected_message_goes_to_the_dead_letters_untouched_and_the_rest_goes_on(bench: Bench) -> None:
+def test_a_rejected_message_goes_to_the_dead_letters_untouched_and_the_rest_goes_on(
+    either_bench: Bench,
+) -> None:
+    bench = either_bench
     worker = bench.worker()
     bench.send(add("a", -1, "bad"), add("a", 3, "good"))
     bench.settle(worker)
-    (letter,) = bench.records(names.dead_letter_topic("toy"))
+    (letter,) = bench.records(names.dead_letter_topic(bench.name))
     original = bench.records(Add.TOPIC)[0]
     assert (letter.key, letter.value, letter.partition) == (original.key, original.value, original.partition)
     found = dict(letter.headers)
@@ -89,7 +112,7 @@ def test_a_rejected_message_goes_to_the_dead_letters_untouched_and_the_rest_goes
     assert found["kafka_dlt-original-partition"] == original.partition.to_bytes(4, "big")
     assert found["kafka_dlt-original-offset"] == original.offset.to_bytes(8, "big")
     assert found["kafka_dlt-original-timestamp"] == original.timestamp_ms.to_bytes(8, "big")
-    assert found["kafka_dlt-original-consumer-group"] == b"retail.toy"
+    assert found["kafka_dlt-original-consumer-group"] == names.group(bench.name).encode()
     assert found["crossdock-error-code"] == b"toy.negative"
     assert b"negative" in found["kafka_dlt-exception-message"]
     assert b"Traceback" in found["kafka_dlt-exception-stacktrace"]
@@ -97,14 +120,18 @@ def test_a_rejected_message_goes_to_the_dead_letters_untouched_and_the_rest_goes
     assert bench.published(Added) == [Added(account="a", reference="good", total=3)]
 
 
-def test_bytes_that_are_no_record_are_dead_lettered_with_a_reason_and_stop_nothing(bench: Bench) -> None:
+def test_bytes_that_are_no_record_are_dead_lettered_with_a_reason_and_stop_nothing(
+    either_bench: Bench,
+) -> None:
+    bench = either_bench
     worker = bench.worker()
     for raw in (b"", b"\x01\x00\x00\x00\x01x", b"\x00\x00\x00\x00\x63x", b"\x00\x00\x00\x00\x01\x02"):
         bench.send(add("a", 1, raw.hex()), raw=raw)
     bench.send(add("a", 9, "good"))
     bench.settle(worker)
     codes = [
-        header(each.headers, "crossdock-error-code") for each in bench.records(names.dead_letter_topic("toy"))
+        header(each.headers, "crossdock-error-code")
+        for each in bench.records(names.dead_letter_topic(bench.name))
     ]
     assert codes == [
         b"contract.bad_framing",
@@ -121,7 +148,7 @@ def test_a_key_with_a_nul_is_dead_lettered(bench: Bench, account: str) -> None:
     worker = bench.worker()
     bench.send(add(account, 0, "deadline"))
     bench.settle(worker)
-    (letter,) = bench.records(names.dead_letter_topic("toy"))
+    (letter,) = bench.records(names.dead_letter_topic(bench.name))
     assert header(letter.headers, "crossdock-error-code") == b"contract.bad_key"
     assert worker.states() == {}
     worker.close()
@@ -135,7 +162,7 @@ def test_a_key_that_is_no_text_is_dead_lettered(bench: Bench) -> None:
     worker = bench.worker()
     bench.send(add("a", 1), key=b"\xff\xfe")
     bench.settle(worker)
-    (letter,) = bench.records(names.dead_letter_topic("toy"))
+    (letter,) = bench.records(names.dead_letter_topic(bench.name))
     assert header(letter.headers, "crossdock-error-code") == b"contract.bad_key"
 
 
@@ -147,7 +174,7 @@ def test_a_record_in_the_wrong_partition_is_dead_lettered(bench: Bench) -> None:
     producer.commit()
     worker = bench.worker()
     bench.settle(worker)
-    (letter,) = bench.records(names.dead_letter_topic("toy"))
+    (letter,) = bench.records(names.dead_letter_topic(bench.name))
     assert header(letter.headers, "crossdock-error-code") == b"contract.misrouted_key"
 
 
@@ -157,7 +184,7 @@ def test_a_message_that_asks_for_time_holds_its_partition_and_no_other(bench: Be
     bench.send(add(slow, 1, "later"), add(slow, 2, "behind"), add(quick, 3, "free"))
     bench.settle(worker)
     assert bench.published(Added) == [Added(account=quick, reference="free", total=3)]
-    offsets = bench.admin.group_offsets(names.group("toy"))
+    offsets = bench.admin.group_offsets(names.group(bench.name))
     assert offsets[TopicPartition(Add.TOPIC, partition_of(slow))] == 0
 
 
@@ -195,7 +222,8 @@ def test_no_consumer_call_between_begin_and_commit(bench: Bench) -> None:
         del calls[: end + 1]
 
 
-def test_a_call_is_started_after_the_commit_and_its_answer_is_a_command(bench: Bench) -> None:
+def test_a_call_is_started_after_the_commit_and_its_answer_is_a_command(either_bench: Bench) -> None:
+    bench = either_bench
     worker = bench.worker()
     bench.send(add("a", 7, "ask"))
     bench.settle(worker)
@@ -216,9 +244,9 @@ def test_an_answer_nobody_waits_for_is_dropped(bench: Bench) -> None:
 
 
 def test_a_missing_table_row_is_waited_for_only_until_the_table_is_read_to_its_end(
-    bench_with_rates: Bench,
+    new_bench: BenchFactory,
 ) -> None:
-    bench = bench_with_rates
+    bench = new_bench(with_rates=True)
     worker = bench.worker()
     bench.settle(worker)
     bench.send(Rate(account="a", factor=10))
@@ -231,11 +259,12 @@ def test_a_missing_table_row_is_waited_for_only_until_the_table_is_read_to_its_e
     assert bench.published(Added) == [Added(account="a", reference="r1", total=10)]
     bench.send(add("unknown", 1))
     bench.settle(worker)
-    (letter,) = bench.records(names.dead_letter_topic("toy"))
+    (letter,) = bench.records(names.dead_letter_topic(bench.name))
     assert header(letter.headers, "crossdock-error-code") == b"toy.no_rate"
 
 
-def test_a_timer_fires_once_when_due(bench: Bench) -> None:
+def test_a_timer_fires_once_when_due(either_bench: Bench) -> None:
+    bench = either_bench
     worker = bench.worker()
     bench.send(add("a", 0, "deadline"))
     bench.settle(worker)
@@ -251,7 +280,8 @@ def test_a_timer_fires_once_when_due(bench: Bench) -> None:
     assert len(bench.published(Added)) == 1
 
 
-def test_a_payment_waiting_in_the_backlog_beats_its_own_deadline(bench: Bench) -> None:
+def test_a_payment_waiting_in_the_backlog_beats_its_own_deadline(either_bench: Bench) -> None:
+    bench = either_bench
     worker = bench.worker()
     bench.send(add("a", 0, "deadline"))
     bench.settle(worker)

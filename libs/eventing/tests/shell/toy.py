@@ -1,15 +1,17 @@
-"""A small service on the in-memory broker: it adds amounts by key, refuses negative ones, and closes after a deadline."""
+"""A small service: it adds amounts by key, refuses negative ones, and closes after a deadline. On the in-memory broker or Kafka."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 from crossdock_eventing import names
-from crossdock_eventing.broker.interface import Record, TopicPartition, TopicSpec
+from crossdock_eventing.broker.interface import Admin, Record, TopicPartition, TopicSpec
 from crossdock_eventing.broker.memory import MemoryBroker, Timeouts
 from crossdock_eventing.broker.partitioner import partition_for
 from crossdock_eventing.clock import ManualClock
@@ -257,57 +259,74 @@ class ManualPort:
     def close(self) -> None: ...
 
 
+RECORDS = (Add, Payment, Added, Balance, Rate)
+
+
+def toy_service(name: str, *, with_rates: bool = False, port: ManualPort | None = None) -> Service:
+    """The service; without a port nothing is asked of the outside."""
+    return Service(
+        name=name,
+        decide=decide,
+        evolve=evolve,
+        inputs=(Add, Payment),
+        outputs=(Added, Balance),
+        states=(CounterState,),
+        timer=Fired,
+        rejected=Refused,
+        retryable=Later,
+        tables={"rates": Rate} if with_rates else {},
+        calls=None if port is None else lambda state: (Ask(state.asking),) if state.asking else (),
+        port=port,
+    )
+
+
+def prepare(admin: Admin, name: str) -> None:
+    """Every topic and the group of a toy service, as deploy would."""
+    compact = {"cleanup.policy": "compact"}
+    admin.create_topics(
+        [
+            *(
+                TopicSpec(kind.TOPIC, PARTITIONS, configs=compact if "table" in kind.TOPIC else {})
+                for kind in RECORDS
+            ),
+            TopicSpec(names.changelog_topic(name), PARTITIONS, configs=compact),
+            TopicSpec(names.dead_letter_topic(name), PARTITIONS),
+        ]
+    )
+    admin.initialise_group(
+        names.group(name),
+        {TopicPartition(kind.TOPIC, p): 0 for kind in (Add, Payment) for p in range(PARTITIONS)},
+    )
+
+
 class Bench:
     """One cluster, one clock, disks that outlive workers."""
 
-    def __init__(self, *, with_rates: bool = False) -> None:
+    def __init__(self, *, with_rates: bool = False, name: str = "toy", broker: Any = None) -> None:
+        self.name = name
         self.clock = ManualClock(START)
-        self.broker = MemoryBroker(lambda: int(self.clock.now().timestamp() * 1000), timeouts=Timeouts())
+        self.broker: Any = broker or MemoryBroker(
+            lambda: int(self.clock.now().timestamp() * 1000), timeouts=Timeouts()
+        )
         self.registry = MemoryRegistry()
         self.disks: dict[tuple[int, int], MemoryKeyValue] = {}
         self.port = ManualPort()
-        self.service = Service(
-            name="toy",
-            decide=decide,
-            evolve=evolve,
-            inputs=(Add, Payment),
-            outputs=(Added, Balance),
-            states=(CounterState,),
-            timer=Fired,
-            rejected=Refused,
-            retryable=Later,
-            tables={"rates": Rate} if with_rates else {},
-            calls=lambda state: (Ask(state.asking),) if state.asking else (),
-            port=self.port,
-        )
+        self.service = toy_service(name, with_rates=with_rates, port=self.port)
         self.admin = self.broker.admin()
-        compact = {"cleanup.policy": "compact"}
-        self.admin.create_topics(
-            [
-                *(
-                    TopicSpec(kind.TOPIC, PARTITIONS, configs=compact if "table" in kind.TOPIC else {})
-                    for kind in (Add, Payment, Added, Balance, Rate)
-                ),
-                TopicSpec(names.changelog_topic("toy"), PARTITIONS, configs=compact),
-                TopicSpec(names.dead_letter_topic("toy"), PARTITIONS),
-            ]
-        )
-        self.admin.initialise_group(
-            names.group("toy"),
-            {TopicPartition(kind.TOPIC, p): 0 for kind in (Add, Payment) for p in range(PARTITIONS)},
-        )
+        prepare(self.admin, name)
         self.codec = Codec(
             self.registry,
-            written=[(kind, kind.TOPIC) for kind in (Add, Payment, Added, Balance, Rate)],
-            read=[Add, Payment, Added, Balance, Rate, CounterState],
+            written=[(kind, kind.TOPIC) for kind in RECORDS],
+            read=[*RECORDS, CounterState],
         )
+        self.workers: dict[int, Worker] = {}
         self._senders = 0
 
     def worker(self, ordinal: int = 0, **pace: Any) -> Worker:
         def open_store(partition: int) -> MemoryKeyValue:
             return self.disks.setdefault((ordinal, partition), MemoryKeyValue())
 
-        return Worker(
+        self.workers[ordinal] = Worker(
             self.service,
             broker=self.broker,
             registry=self.registry,
@@ -316,11 +335,12 @@ class Bench:
             ordinal=ordinal,
             pace=Pace(commit_interval_s=0.0, **pace),
         )
+        return self.workers[ordinal]
 
     def send(self, *records: Any, raw: bytes | None = None, key: bytes | None = None) -> None:
         """Publish records in one transaction, as an edge would; `raw` replaces the encoded value."""
         self._senders += 1
-        producer = self.broker.producer(f"edge-{self._senders}")
+        producer = self.broker.producer(f"{self.name}-edge-{self._senders}")
         producer.init_transactions()
         producer.begin()
         for number, record in enumerate(records):
@@ -340,14 +360,17 @@ class Bench:
                 timestamp_ms=int(self.clock.now().timestamp() * 1000),
             )
         producer.commit()
+        producer.close()
 
     def records(self, topic: str) -> list[Record]:
         """Every committed record of a topic, by partition and offset."""
         reader = self.broker.reader()
-        reader.assign({TopicPartition(topic, p): 0 for p in range(PARTITIONS)})
+        ends = {each: reader.watermarks(each).high for each in _partitions(topic)}
+        reader.assign(dict.fromkeys(ends, 0))
         found: list[Record] = []
-        while batch := reader.poll(1000, 0):
-            found += batch
+        while any(reader.position(each) < end for each, end in ends.items()):
+            found += reader.poll(1000, 0.05)
+        reader.close()
         return sorted(found, key=lambda record: (record.partition, record.offset))
 
     def published(self, kind: type) -> list[Any]:
@@ -355,7 +378,7 @@ class Bench:
 
     def bury(self, ordinal: int) -> None:
         """The worker's process died without a word: let its session run out, so that its identity is free again."""
-        self.broker.faults.silence(names.group("toy"), names.instance_id("toy", ordinal))
+        self.broker.faults.silence(names.group(self.name), names.instance_id(self.name, ordinal))
         self.clock.advance(100)
 
     def settle(self, *workers: Worker, steps: int = 20) -> int:
@@ -366,6 +389,42 @@ class Bench:
             done += moved
             self.clock.advance(0.001)
         return done
+
+
+class KafkaBench(Bench):
+    """The same on Kafka: the clock is still the test's, only waiting takes real time."""
+
+    def bury(self, ordinal: int) -> None:
+        """The clients of a process end with it; a static member does not leave, a transaction stays open."""
+        dead = self.workers[ordinal]
+        dead._consumer.close()
+        dead._producer.close()
+
+    def settle(self, *workers: Worker, steps: int = 20) -> int:
+        """Step until every worker has been ready and idle for a while."""
+        done, quiet, deadline = 0, 0, time.monotonic() + 60
+        while quiet < _QUIET_STEPS:
+            assert time.monotonic() < deadline, "it never came to rest"
+            moved = sum(worker.step() for worker in workers)
+            done += moved
+            quiet = 0 if moved or not all(worker.ready for worker in workers) else quiet + 1
+            self.clock.advance(0.001)
+        return done
+
+    def close(self) -> None:
+        for worker in self.workers.values():
+            with suppress(Exception):  # the test may have killed it
+                worker.close()
+        self.admin.close()
+
+
+_QUIET_STEPS = (
+    15  # of 0.1 s each: a consumer may wait a whole second before it fetches a partition it was given
+)
+
+
+def _partitions(topic: str) -> list[TopicPartition]:
+    return [TopicPartition(topic, number) for number in range(PARTITIONS)]
 
 
 def partition_of(account: str) -> int:
