@@ -267,6 +267,35 @@ def test_a_line_that_was_edited_out_stays_with_no_units() -> None:
     assert record.total.minor == 9440 == due(record)
 
 
+def test_an_exchange_adds_lines_that_its_refund_does_not_have() -> None:
+    added = deepcopy(MODERN["line_items"][1]) | {"id": 3, "price": "20.00", "price_set": money("20.00")}
+    body = changed(
+        MODERN,
+        current_total_price="79.65",
+        line_items=[*deepcopy(MODERN["line_items"]), added],
+        refunds=[
+            {
+                "id": 5,
+                "refund_line_items": [{"id": 6, "line_item_id": 1, "quantity": 1, "restock_type": "return"}],
+            }
+        ],
+    )
+    body["line_items"][0]["current_quantity"] = 1
+    record = taken(body, topic="orders/updated")
+    assert [line.units for line in record.lines] == [2, 1, 1]
+    assert record.total.minor == due(record) == 12440
+
+
+def test_an_added_line_is_in_the_current_total() -> None:
+    added = deepcopy(MODERN["line_items"][1]) | {"id": 3, "price": "20.00", "price_set": money("20.00")}
+    body = changed(MODERN, current_total_price="124.40", line_items=[*deepcopy(MODERN["line_items"]), added])
+    assert taken(body, topic="orders/updated").total.minor == 12440
+
+
+def test_a_total_that_its_parts_do_not_make_is_passed_on_as_it_is() -> None:
+    assert taken(changed(MODERN, total_price="99.99", total_price_set=money("99.99"))).total.minor == 9999
+
+
 def test_units_that_came_back_after_shipping_stay_ordered() -> None:
     body = changed(
         MODERN,

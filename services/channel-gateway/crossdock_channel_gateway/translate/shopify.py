@@ -187,13 +187,12 @@ class _Priced:
         rounding = _money(root, ("total_rounding", "total_cash_rounding_payment_adjustment"), currency)
         if rounding and total - parts - self.other == rounding:
             self.other += rounding  # Some totals contain the rounding of cash, some do not.
-        if edited:
-            # The channel's current total falls with returns too, which are no change of the order.
-            total = (
-                parts + self.other
-                if returned or not root.at("current_total_price").present
-                else _money(root, ("current_total_price",), currency)
-            )
+        changed = edited or root.at("refunds").items()
+        if parts + self.other != total and root.has("current_total_price"):
+            # `total_price` is the order as it was placed, the current one falls with returns too. Where neither is the
+            # order as it stands after edits, no total of the channel is, and its parts are.
+            current = _money(root, ("current_total_price",), currency)
+            total = parts + self.other if changed and current != parts + self.other else current
         self.total = root.bounded(total)
 
 
@@ -307,13 +306,13 @@ def _apportion_rest(root: Reader, lines: Sequence[_Line], shipping: _Charge, cur
     """Give the lines what the order names and no line was allocated: discount by price, tax by discounted price."""
     weights = [max(0, line.charge.net) for line in lines]
     allocated = sum(line.charge.discount for line in lines) + shipping.discount
-    unallocated = _money(root, ("total_discounts",), currency) - allocated
+    unallocated = _money(root, ("current_total_discounts", "total_discounts"), currency) - allocated
     if unallocated > 0:
         for line, part in zip(lines, apportion(unallocated, weights), strict=True):
             line.charge.discount += part
     charges = [*(line.charge for line in lines), shipping]
     taxed = sum(charge.tax + charge.facilitator_tax for charge in charges) + _duty_taxes(root, currency)
-    untaxed = _money(root, ("total_tax",), currency) - taxed
+    untaxed = _money(root, ("current_total_tax", "total_tax"), currency) - taxed
     if untaxed > 0:
         order_taxes = root.at("tax_lines").items()
         facilitated = bool(order_taxes) and all(
