@@ -72,14 +72,21 @@ def on_stock_reserved(decision: Decision, event: StockReserved) -> None:
 
 
 def _serve(decision: Decision, event: StockReserved, by_id: Mapping[LineId, Line]) -> None:
-    """A sku's queue was served. A cancellation that crossed this message freed its units in the sku's books already."""
+    """A sku's queue was served. A cancellation that crossed this message freed its units in the sku's books already.
+
+    `event.slip_id` is the last slip that queued units of the line. Unless that one is still in flight, all that was served
+    stands in the line's queue as we know it, and what does not has been let go.
+    """
     served = []
     for part in event.lines:
         subject_id = f"{part.line_id}/served/{event.sequence}"
         line = by_id.get(part.line_id)
-        if line is not None and line.waiting and subject_id not in decision.order.seen:
+        if line is None or subject_id in decision.order.seen:
+            continue
+        units = min(part.reserved, line.waiting if event.slip_id == decision.order.slip_id else line.queued)
+        if units:
             decision.emit(Remembered(subject_id=subject_id))
-            served.append((part.line_id, min(part.reserved, line.waiting), 0))
+            served.append((part.line_id, units, 0))
     if served:
         decision.emit(StockAnswered(slip_id=None, lines=tuple(served)))
     else:

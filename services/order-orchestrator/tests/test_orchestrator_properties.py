@@ -174,6 +174,7 @@ class World:
         self.payments: deque[Any] = deque()
         self.soft: dict[str, int] = {}
         self.queued: dict[str, int] = {}
+        self.last_slip: dict[str, str] = {}
         self.with_router: dict[str, int] = {}
         self.asked_back: dict[str, int] = {}
         self.sequence = 0
@@ -262,6 +263,8 @@ class World:
             waits = self.data.draw(st.integers(1, stop.units), label="waits") if short else 0
             self.soft[stop.line_id] = self.soft.get(stop.line_id, 0) + stop.units - waits
             self.queued[stop.line_id] = self.queued.get(stop.line_id, 0) + waits
+            if waits:
+                self.last_slip[stop.line_id] = slip.slip_id
             results.append(
                 SlipResult(
                     line_id=stop.line_id,
@@ -283,7 +286,7 @@ class World:
                 result = SlipResult(line_id=LineId(line_id), sku=Sku("A"), units=waiting, reserved=waiting)
                 served = StockReserved(
                     order_id=ORDER,
-                    slip_id="queue",
+                    slip_id=self.last_slip[line_id],
                     lines=(result,),
                     backfill=True,
                     sequence=self.sequence,
