@@ -567,7 +567,7 @@ def _add_pages(app: FastAPI, gateway: Gateway) -> None:
 
     @app.get("/readyz", tags=["health"], responses={503: _PROBLEMS[503]})
     async def readyz() -> Response:
-        """The broker takes records and the availability table is complete."""
+        """The broker has been reached and the availability table is complete. An outage later is 503 on the routes."""
         missing = gateway.ready()
         return (
             problem(503, "Not ready", detail=", ".join(missing))

@@ -1,4 +1,4 @@
-"""Amazon Selling Partner API, Orders v0: one order with its items into canonical intake. Called by `api.channels`.
+"""Amazon Selling Partner API, Orders v0: one order with its items into canonical intake. Called by `app`.
 
 An item's prices are for all its units already. Whether they contain tax follows the marketplace, unless the order's own total
 proves the other reading. Tax that the marketplace collects (`TaxCollection`) is never the seller's.

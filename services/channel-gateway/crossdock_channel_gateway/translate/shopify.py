@@ -1,4 +1,4 @@
-"""Shopify webhook bodies (REST Admin API order and refund resources) into canonical intake. Called by `api.shopify`.
+"""Shopify webhook bodies (REST Admin API order and refund resources) into canonical intake. Called by `app`.
 
 Books are in shop money (`*_set.shop_money`, else the plain field); presentment money is kept beside it. Prices that include
 tax become goods = price - tax, so `Amounts.goods` never contains tax while what the customer owes stays the channel's.
