@@ -11,10 +11,10 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import structlog
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings
 
 from crossdock_eventing.broker.confluent import ConfluentBroker, native_partition_for
@@ -25,7 +25,7 @@ from crossdock_eventing.keyvalue import KeyValue, RocksKeyValue
 from crossdock_eventing.registry import ConfluentRegistry, RegistryUnavailable, UnknownSchema
 from crossdock_eventing.service import Service
 from crossdock_eventing.telemetry import Telemetry, configure_logging, configure_tracing
-from crossdock_eventing.worker import Pace, Worker
+from crossdock_eventing.worker import Pace, UnequalPartitions, Worker
 
 log = structlog.get_logger(__name__)
 
@@ -39,22 +39,35 @@ class ProcessSettings(BaseSettings):
     ordinal: int = Field(0, ge=0, validation_alias="CROSSDOCK_ORDINAL")
     http_host: str = Field("127.0.0.1", validation_alias="CROSSDOCK_HTTP_HOST")
     http_port: int = Field(0, ge=0, le=65535, validation_alias="CROSSDOCK_HTTP_PORT")
-    log_level: str = Field("INFO", validation_alias="CROSSDOCK_LOG_LEVEL")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", validation_alias="CROSSDOCK_LOG_LEVEL"
+    )
     commit_interval_ms: int = Field(20, ge=1, validation_alias="CROSSDOCK_COMMIT_INTERVAL_MS")
 
 
 def run(service: Service) -> NoReturn:
-    """Work until a signal comes; exits 0 after one, 1 after a failure that names itself in the log."""
-    settings = ProcessSettings()
-    configure_logging(service.name, settings.log_level)
-    configure_tracing(service.name)
+    """Work until a signal comes; exits 0 after one, 1 after a failure that names itself in the log.
+
+    What an operator can put right is one line; anything else goes with its traceback.
+    """
+    configure_logging(service.name)
     stopping = _Stop()
-    directory = settings.state_dir / service.name / str(settings.ordinal)
     try:
+        settings = ProcessSettings()
+        configure_logging(service.name, settings.log_level)
+        configure_tracing(service.name)
+        directory = settings.state_dir / service.name / str(settings.ordinal)
         with _exclusive(directory):
             _work(service, settings, directory, stopping)
-    except (BrokerError, UnknownSchema, RegistryUnavailable, _InUse, OSError, ValueError) as error:
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        log.error("service.failed", error="wrong setting", detail="; ".join(wrong))
+        sys.exit(1)
+    except (BrokerError, UnknownSchema, RegistryUnavailable, UnequalPartitions, _InUse, OSError) as error:
         log.error("service.failed", error=type(error).__name__, detail=str(error))
+        sys.exit(1)
+    except Exception:
+        log.exception("service.crashed")
         sys.exit(1)
     log.info("service.stopped")
     sys.exit(0)

@@ -6,6 +6,7 @@ only where the edge sampled the trace, the context is propagated always: recordi
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -153,6 +154,26 @@ class Telemetry:
 
 # W3C Trace Context: version, trace id, parent id, flags. Version ff is forbidden.
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+
+
+def begin_trace(name: str, *, seed: str, parent: bytes | None) -> Trace:
+    """The trace of one delivery at the edge; every record that follows from it carries the context on.
+
+    parent: the caller's `traceparent`, continued when it is one. seed: identity of the delivery; without a parent it names
+    the trace, so that a redelivery belongs to the same one. A span is recorded where `configure_tracing` found an endpoint
+    and the sampler (`OTEL_TRACES_SAMPLER`) takes it; the context is propagated always.
+    """
+    context = None if parent is None else _span_context(parent)
+    if not isinstance(otel.get_tracer_provider(), TracerProvider):
+        if context is not None and parent is not None:
+            return Trace(parent, None)
+        digest = hashlib.sha256(seed.encode()).hexdigest()
+        return Trace(f"00-{digest[:32]}-{digest[32:48]}-00".encode(), None)
+    around = None if context is None else otel.set_span_in_context(NonRecordingSpan(context))
+    span = otel.get_tracer("crossdock").start_span(name, context=around, kind=SpanKind.SERVER)
+    made = span.get_span_context()
+    flags = int(made.trace_flags)
+    return Trace(f"00-{made.trace_id:032x}-{made.span_id:016x}-{flags:02x}".encode(), span)
 
 
 def _span_context(traceparent: bytes) -> SpanContext | None:

@@ -82,11 +82,16 @@ class _Batch:
     done: int = 0
 
 
+class UnequalPartitions(Exception):
+    """Topics that a task joins by partition number have different counts; the text names them."""
+
+
 class Worker:
     """One instance of a service. `step` until done, then `close`.
 
     open_store: the local store of a partition number; it is closed when the partition leaves.
-    Raises, from the constructor or `step`: Fenced (a twin took over: exit), UnknownSchema, OffsetMissing, BrokerRefused.
+    Raises, from the constructor or `step`: Fenced (a twin took over: exit), UnknownSchema, RegistryUnavailable, OffsetMissing,
+    BrokerRefused, UnequalPartitions.
     """
 
     def __init__(
@@ -661,9 +666,9 @@ _DONE, _WAIT, _STOP = object(), object(), object()
 
 
 def _partition_count(admin: Any, topics: list[str]) -> int:
-    """The one partition count of a service's topics. Raises ValueError naming the topics that differ."""
+    """The one partition count of a service's topics."""
     counts = {topic: admin.partitions(topic) for topic in topics}
     if len(set(counts.values())) != 1:
-        raise ValueError(f"topics of one service must have one partition count, found {counts}")
+        raise UnequalPartitions(f"topics of one service must have one partition count, found {counts}")
     count: int = next(iter(counts.values()))
     return count
