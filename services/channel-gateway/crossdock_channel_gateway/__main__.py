@@ -11,7 +11,7 @@ from crossdock_channel_gateway.outbound import SERVICE
 from crossdock_channel_gateway.runtime import Runtime
 from crossdock_channel_gateway.settings import Settings
 from crossdock_eventing.clock import SystemClock
-from crossdock_eventing.telemetry import configure_logging
+from crossdock_eventing.telemetry import configure_logging, configure_tracing
 
 
 async def serve(settings: Settings) -> bool:
@@ -39,6 +39,7 @@ async def serve(settings: Settings) -> bool:
 def main() -> None:
     """Entry point."""
     configure_logging(SERVICE)
+    configure_tracing(SERVICE)
     if not asyncio.run(serve(Settings())):
         sys.exit(1)
 

@@ -8,8 +8,8 @@ signature covers raw bytes and a limit must hold before parsing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -48,6 +48,7 @@ from crossdock_channel_gateway.translate import (
     warehouse,
 )
 from crossdock_eventing.clock import Clock
+from crossdock_eventing.telemetry import begin_trace
 
 log = structlog.get_logger()
 
@@ -115,15 +116,23 @@ class Gateway:
         if isinstance(intake, Skipped):
             answer = {"status": "ignored", "reason": intake.reason}
             return JSONResponse(answer, 202, headers={"x-crossdock-outcome": "ignored"})
-        event_ids = await self.publisher.publish(intake, traceparent=_traceparent(request))
+        with traced(request, intake.delivery) as traceparent:
+            event_ids = await self.publisher.publish(intake, traceparent=traceparent)
         for record in intake.records:
             self.metrics.records.labels(record.SCHEMA).inc()
         return JSONResponse(dict(accepted(intake, event_ids)), 202)
 
 
-def _traceparent(request: Request) -> bytes | None:
+@contextmanager
+def traced(request: Request, delivery: str) -> Iterator[bytes]:
+    """The trace context of one delivery: the caller's, or one of its own. The block is its span."""
     given = request.headers.get("traceparent", "")
-    return given.encode() if len(given) == 55 and given.isascii() else None
+    parent = given.encode() if len(given) == 55 and given.isascii() else None
+    trace = begin_trace(f"{request.method} {request.url.path}", seed=delivery, parent=parent)
+    try:
+        yield trace.traceparent
+    finally:
+        trace.end()
 
 
 def create_app(
@@ -451,14 +460,15 @@ def _add_settlements(app: FastAPI, gateway: Gateway) -> None:
                     if channel == "amazon"
                     else partial(settlement.shopify, spooled.file)
                 )
-                with spooled.file:
+                delivery = f"settlement/{channel}/{shop}/{spooled.sha256}"
+                with spooled.file, traced(request, delivery) as traceparent:
                     answer = await take(
                         spooled,
                         channel=channel,
                         shop=shop,
                         read=reader,
                         publisher=gateway.publisher,
-                        traceparent=_traceparent(request),
+                        traceparent=traceparent,
                     )
                 return JSONResponse(answer, 202)
 
