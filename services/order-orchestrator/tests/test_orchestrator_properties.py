@@ -193,6 +193,12 @@ class World:
                 raise
             return
         assert events, f"{command} was answered by nothing"
+        named = [
+            (type(event), *(getattr(event, name) for name in event.IDENTITY))
+            for event in events
+            if hasattr(event, "IDENTITY")
+        ]
+        assert len(set(named)) == len(named), "two events of one decision would get one id"
         for event in events:
             self.state = evolve(self.state, event)
             self.published.append(event)
