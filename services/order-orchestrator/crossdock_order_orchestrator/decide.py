@@ -160,12 +160,15 @@ def _on_first_message(decision: Decision, command: ChannelOrderReceived, items: 
     if command.kind is IntakeKind.POS_SALE:
         location = LocationId(command.pickup_location or command.shop)
         sell_over_the_counter(decision, command.store_movement_ref, location)
+    refused: set[str] = set()
     for kept in waiting:
         try:
             _apply(decision, recall(command.order_id, kept), items)
         except Rejected as rejected:
-            # It was accepted when it came; a person has to look at it now, and the order must not wait for that.
-            decision.hold(rejected.code, decision.policy.exception_deadline)
+            refused.add(rejected.code)
+    # They were accepted when they came; a person has to look at them now, and the order must not wait for that.
+    for code in sorted(refused):
+        decision.hold(code, decision.policy.exception_deadline)
     advance(decision)
 
 

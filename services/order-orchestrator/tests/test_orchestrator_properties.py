@@ -198,7 +198,7 @@ class World:
             for event in events
             if hasattr(event, "IDENTITY")
         ]
-        assert len(set(named)) == len(named), "two events of one decision would get one id"
+        assert len(set(named)) == len(named), f"two events of one decision would get one id: {named}"
         for event in events:
             self.state = evolve(self.state, event)
             self.published.append(event)
