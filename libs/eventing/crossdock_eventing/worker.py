@@ -10,7 +10,7 @@ an open transaction. Any exception that leaves `step` ends the process; a superv
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,16 +21,17 @@ from crossdock_eventing import names
 from crossdock_eventing.broker.failure import AbortRequired, OffsetMissing, TransactionOutcomeUnknown
 from crossdock_eventing.broker.interface import Broker, Consumer, Producer, Record, TopicPartition
 from crossdock_eventing.broker.partitioner import partition_for
+from crossdock_eventing.calls import Calls
 from crossdock_eventing.clock import Clock, to_micros
 from crossdock_eventing.codec import Codec, Undecodable
-from crossdock_eventing.deadletter import dead_letter_headers
-from crossdock_eventing.envelope import Meta, header, headers, record_key, wrap
+from crossdock_eventing.envelope import header, wrap
 from crossdock_eventing.keyvalue import KeyValue
+from crossdock_eventing.outbox import Outbox
 from crossdock_eventing.registry import SchemaSource
-from crossdock_eventing.service import Answer, Service
+from crossdock_eventing.service import Service
 from crossdock_eventing.state import DueTimer, TaskState
 from crossdock_eventing.tables import Tables
-from crossdock_eventing.task import OFFSETS_KEY, Task
+from crossdock_eventing.task import Task
 from crossdock_eventing.telemetry import Telemetry, Trace
 
 log = structlog.get_logger(__name__)
@@ -78,7 +79,6 @@ class _Batch:
 
     now: datetime
     touched: dict[int, Task] = field(default_factory=dict)
-    table_rows: dict[tuple[str, bytes], tuple[Any, Meta, Trace | None]] = field(default_factory=dict)
     done: int = 0
 
 
@@ -125,7 +125,7 @@ class Worker:
 
         admin = broker.admin()
         self._partitions = _partition_count(admin, [*self._topics, self._changelog, self._dead_letters])
-        self._compacted = {
+        compacted = {
             kind.TOPIC
             for kind in service.outputs
             if "compact" in admin.describe(kind.TOPIC).configs.get("cleanup.policy", "")
@@ -140,6 +140,7 @@ class Worker:
             ],
             read=[*service.inputs, *service.states, *service.tables.values()],
         )
+        self._outbox = Outbox(service.name, self._codec, compacted=frozenset(compacted))
         self._tables = Tables(broker, self._codec, service.tables)
         self._tables.catch_up()
         self._tables_read_at_poll = 0
@@ -153,8 +154,7 @@ class Worker:
         self._last_commit_s = clock.monotonic_s()
         self._buffer_since_s = 0.0
         self._ends: dict[TopicPartition, tuple[int, int]] = {}
-        self._answers: list[Answer] = []
-        self._calls: dict[tuple[str, str], int] = {}
+        self._calls = Calls(service)
         self._assignment_changed = False
 
         self._producer: Producer = broker.producer(self._transactional_id)
@@ -176,13 +176,12 @@ class Worker:
         self._now = max(self._now, self._clock.now())
         self._poll(self._wait_s() if wait else 0.0)
         self._settle_assignment()
-        if self._service.port is not None:
-            self._answers.extend(self._owned_answers(self._service.port.collect()))
+        self._calls.collect()
         self._tables.drain()
         timers = self._due_timers()
         self._telemetry.beat(self._now, ready=self.ready, tasks=len(self._tasks), buffered=len(self._buffer))
         unbooked = any(not task.booked for task in self._tasks.values())
-        if not (timers or self._answers or unbooked or self._buffer_is_due()):
+        if not (timers or self._calls.answers or unbooked or self._buffer_is_due()):
             return 0
         return self._transact(timers)
 
@@ -212,8 +211,7 @@ class Worker:
         """Commit nothing more and stop; a static member's partitions wait for its return."""
         self._consumer.close()
         self._forget_tasks(list(self._tasks))
-        if self._service.port is not None:
-            self._service.port.close()
+        self._calls.close()
         self._tables.close()
         self._producer.close()
 
@@ -283,9 +281,6 @@ class Worker:
                 return False
         return True
 
-    def _owned_answers(self, answers: Iterable[Answer]) -> list[Answer]:
-        return [answer for answer in answers if (answer.state_key, answer.call_id) in self._calls]
-
     # ---- the transaction
 
     def _transact(self, timers: list[tuple[Task, DueTimer]]) -> int:
@@ -298,15 +293,15 @@ class Worker:
         try:
             self._producer.begin()
             group = self._consumer.group_metadata()
+            self._outbox.begin(self._producer, batch.now)
             self._work_off(batch, timers)
             batch.touched.update((task.partition, task) for task in self._tasks.values() if not task.booked)
             if not batch.touched:
                 self._producer.abort()
                 return 0
-            self._write_tables(batch)
+            self._outbox.finish(batch.touched.values())
             offsets: dict[TopicPartition, int] = {}
             for task in batch.touched.values():
-                self._write_changelog(task)
                 offsets.update(task.offsets())
             # Offsets of every touched task, with or without new input: this is what stops a zombie.
             self._producer.send_offsets(offsets, group)
@@ -325,14 +320,13 @@ class Worker:
 
     def _work_off(self, batch: _Batch, timers: list[tuple[Task, DueTimer]]) -> None:
         """Decide answers, then messages, then timers, until one of them has to wait for a table."""
-        while self._answers:
-            answer = self._answers[0]
-            task = self._tasks[self._calls[answer.state_key, answer.call_id]]
+        while self._calls.answers:
+            answer = self._calls.answers[0]
+            task = self._tasks[self._calls.partition_of(answer)]
             cause = _Cause(answer.call_id, answer.state_key, {}, None)
             if not self._decide(batch, task, answer.state_key, answer.command, cause, self._polls):
                 return
-            self._answers.pop(0)
-            self._calls.pop((answer.state_key, answer.call_id), None)
+            self._calls.settle(answer)
             batch.done += 1
         waiting: deque[_Polled] = deque()
         blocked: set[int] = set()
@@ -449,7 +443,7 @@ class Worker:
                 f"two {record.SCHEMA} of one decision share their identity {record.IDENTITY}"
             )
             seen.add(meta.event_id)
-            self._publish(batch, record, meta, cause.trace)
+            self._outbox.publish(record, meta, cause.trace)
         return True
 
     def _row_may_be_late(self, poll: int) -> bool:
@@ -459,63 +453,10 @@ class Worker:
             self._tables_behind = True
         return late
 
-    def _publish(self, batch: _Batch, record: Any, meta: Meta, trace: Trace | None) -> None:
-        key = record_key(record).encode()
-        if record.TOPIC in self._compacted:
-            # Only the last value of a key in a transaction can matter to a reader of a table.
-            batch.table_rows[record.TOPIC, key] = (record, meta, trace)
-            return
-        self._produce(record, key, meta, trace)
-
-    def _write_tables(self, batch: _Batch) -> None:
-        for (_, key), (record, meta, trace) in batch.table_rows.items():
-            self._produce(record, key, meta, trace)
-
-    def _produce(self, record: Any, key: bytes, meta: Meta, trace: Trace | None) -> None:
-        self._producer.produce(
-            record.TOPIC,
-            key=key,
-            value=self._codec.encode(record, meta),
-            headers=headers(meta, record.SCHEMA, None if trace is None else trace.traceparent),
-            timestamp_ms=to_micros(meta.recorded_at) // 1000,
-        )
-
-    def _write_changelog(self, task: Task) -> None:
-        for key, value in task.state.changes():
-            self._to_changelog(task, key, value)
-        self._to_changelog(task, OFFSETS_KEY, task.book())
-
-    def _to_changelog(self, task: Task, key: str, value: bytes | None) -> None:
-        self._producer.produce(
-            task.changelog.topic,
-            partition=task.partition,
-            key=key.encode(),
-            value=value,
-            timestamp_ms=to_micros(self._now) // 1000,
-            on_delivery=task.delivered,
-        )
-
     def _dead_letter(
         self, batch: _Batch, task: Task, record: Record, *, code: str, detail: str, error: BaseException
     ) -> None:
-        self._producer.produce(
-            self._dead_letters,
-            partition=task.partition,
-            key=record.key,
-            value=record.value,
-            headers=dead_letter_headers(record, code=code, detail=detail, error=error, group=self._group),
-            timestamp_ms=to_micros(self._now) // 1000,
-        )
-        correlation = header(record.headers, "correlation_id") or b""
-        log.warning(
-            "message.dead_lettered",
-            code=code,
-            detail=detail,
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            correlation_id=correlation.decode(errors="replace"),
-        )
+        self._outbox.dead_letter(record, task, code=code, detail=detail, error=error)
         self._telemetry.dead_lettered(code)
         self._enter(batch, task, record)
 
@@ -530,20 +471,11 @@ class Worker:
         for task in batch.touched.values():
             changed = dict(task.state.changed())
             task.flush(now_ms)
-            if self._service.calls is not None:
-                for key, state in changed.items():
-                    self._start_calls(task, key, state, fresh=True)
+            for key, state in changed.items():
+                self._calls.start(task, key, state, fresh=True)
         self._last_commit_s = self._clock.monotonic_s()
         if self._buffer:
             self._buffer_since_s = self._last_commit_s
-
-    def _start_calls(self, task: Task, key: str, state: Any | None, *, fresh: bool) -> None:
-        assert self._service.calls is not None
-        assert self._service.port is not None
-        for call in () if state is None else self._service.calls(state):
-            if (key, call.call_id) not in self._calls:
-                self._calls[key, call.call_id] = task.partition
-                self._service.port.start(key, call, fresh=fresh)
 
     # ---- when a transaction fails
 
@@ -593,12 +525,7 @@ class Worker:
             task.state.drop()
             task.state.close()
         self._buffer = deque(each for each in self._buffer if each.record.partition in self._tasks)
-        gone = {name: partition for name, partition in self._calls.items() if partition not in self._tasks}
-        for name in gone:
-            del self._calls[name]
-        self._answers = self._owned_answers(self._answers)
-        if gone and self._service.port is not None:
-            self._service.port.forget(frozenset(key for key, _ in gone))
+        self._calls.keep(self._tasks)
 
     def _inputs_of(self, partition: int) -> frozenset[TopicPartition]:
         return frozenset(TopicPartition(topic, partition) for topic in self._topics)
@@ -656,10 +583,8 @@ class Worker:
         finally:
             reader.close()
         self._consumer.resume(inputs)
-        if self._service.calls is not None:
-            for task in tasks:
-                for key in task.state.keys_with_calls():
-                    self._start_calls(task, key, task.state.get(key), fresh=False)
+        for task in tasks:
+            self._calls.start_again(task)
 
 
 _DONE, _WAIT, _STOP = object(), object(), object()
