@@ -27,7 +27,7 @@ class Task:
 
     next_offsets: the shell's own book: next offset to process of each input topic.
     shown_ms: newest record timestamp processed of each input topic.
-    blocked_until_s: until when a message asked to be left alone (monotonic clock).
+    held_until_s: until when a message asked to be left alone (monotonic clock); the task's inputs are not read until then.
     booked: whether the changelog holds a book. A new task writes one at once: were its group offsets to expire before its
         first message, nobody could tell that there was nothing.
     """
@@ -40,7 +40,7 @@ class Task:
     next_offsets: dict[str, int] = field(default_factory=dict)
     shown_ms: dict[str, int] = field(default_factory=dict)
     changelog_next: int = 0
-    blocked_until_s: float = 0.0
+    held_until_s: float | None = None
     booked: bool = False
 
     def offsets(self) -> dict[TopicPartition, int]:

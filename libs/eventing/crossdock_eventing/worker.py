@@ -174,6 +174,7 @@ class Worker:
         wait: False never waits for input (the simulator).
         """
         self._now = max(self._now, self._clock.now())
+        self._release_held()
         self._poll(self._wait_s() if wait else 0.0)
         self._settle_assignment()
         self._calls.collect()
@@ -183,7 +184,9 @@ class Worker:
         unbooked = any(not task.booked for task in self._tasks.values())
         if not (timers or self._calls.answers or unbooked or self._buffer_is_due()):
             return 0
-        return self._transact(timers)
+        done = self._transact(timers)
+        self._hold()
+        return done
 
     @property
     def ready(self) -> bool:
@@ -234,6 +237,9 @@ class Worker:
             return max(0.0, self._last_commit_s + self._pace.commit_interval_s - now_s)
         wait = self._pace.calls_wait_s if self._calls else self._pace.idle_wait_s
         for task in self._tasks.values():
+            if task.held_until_s is not None:
+                wait = min(wait, max(0.0, task.held_until_s - now_s))
+                continue
             due_us = task.state.next_timer_us()
             if due_us is not None:
                 wait = min(wait, max(0.0, (due_us - to_micros(self._now)) / 1e6, self._pace.calls_wait_s))
@@ -253,6 +259,8 @@ class Worker:
         """Timers whose time has come and whose inputs have shown everything older than they are."""
         found: list[tuple[Task, DueTimer]] = []
         for task in self._tasks.values():
+            if task.held_until_s is not None:
+                continue  # what it is held for may be older than the timer
             for timer in task.state.timers_until(self._now, self._pace.timers_max - len(found)):
                 if not self._inputs_reached(task, timer.due_us):
                     break
@@ -280,6 +288,25 @@ class Worker:
             if max(task.next_offsets.get(topic, 0), self._consumer.position(each) or 0) < end:
                 return False
         return True
+
+    # ---- partitions whose message asked for time
+
+    def _hold(self) -> None:
+        """Read nothing of a held partition and forget what was read: others must not wait behind a full buffer."""
+        held = {task.partition for task in self._tasks.values() if task.held_until_s is not None}
+        if any(each.record.partition in held for each in self._buffer):
+            self._consumer.pause([each for number in held for each in self._inputs_of(number)])
+            self._buffer = deque(each for each in self._buffer if each.record.partition not in held)
+
+    def _release_held(self) -> None:
+        """Go on with partitions whose time is over, at the message that asked for it."""
+        now_s = self._clock.monotonic_s()
+        for task in self._tasks.values():
+            if task.held_until_s is not None and task.held_until_s <= now_s:
+                task.held_until_s = None
+                for each in self._inputs_of(task.partition):
+                    self._consumer.seek(each, task.next_offsets[each.topic])
+                self._consumer.resume(list(self._inputs_of(task.partition)))
 
     # ---- the transaction
 
@@ -329,18 +356,13 @@ class Worker:
             self._calls.settle(answer)
             batch.done += 1
         waiting: deque[_Polled] = deque()
-        blocked: set[int] = set()
         while self._buffer:
             polled = self._buffer[0]
-            if polled.record.partition in blocked:
-                waiting.append(self._buffer.popleft())
-                continue
             outcome = self._process(batch, polled)
             if outcome is _STOP:
                 break
             self._buffer.popleft()
             if outcome is _WAIT:
-                blocked.add(polled.record.partition)
                 waiting.append(polled)
         if waiting:
             waiting.extend(self._buffer)
@@ -365,7 +387,7 @@ class Worker:
         task = self._tasks.get(record.partition)
         if task is None:
             return _DONE
-        if task.blocked_until_s > self._clock.monotonic_s():
+        if task.held_until_s is not None:
             return _WAIT
         kind = header(record.headers, "event_type")
         if kind is not None and kind not in self._handled:
@@ -397,7 +419,7 @@ class Worker:
             if not self._decide(batch, task, key, command, cause, polled.poll):
                 return _STOP
         except self._service.retryable as error:
-            task.blocked_until_s = self._clock.monotonic_s() + error.after_s  # type: ignore[attr-defined]
+            task.held_until_s = self._clock.monotonic_s() + error.after_s  # type: ignore[attr-defined]
             log.warning("message.retry_later", correlation_id=meta.correlation_id, detail=str(error))
             return _WAIT
         except self._service.rejected as error:
@@ -564,6 +586,7 @@ class Worker:
         try:
             for task in tasks:
                 started_s = self._clock.monotonic_s()
+                task.held_until_s = None
                 taken = task.restore(reader, to_micros(self._now) // 1000)
                 starts = task.start_from({each: committed[each] for each in self._inputs_of(task.partition)})
                 for each, offset in starts.items():

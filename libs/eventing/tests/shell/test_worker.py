@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from toy import START, Add, Added, Balance, Bench, CounterState, Payment, Rate, Told, partition_of
+from toy import START, Add, Added, Balance, Bench, CounterState, Later, Payment, Rate, Told, partition_of
 
 from crossdock_eventing import names
 from crossdock_eventing.broker.interface import TopicPartition
@@ -186,6 +187,76 @@ def test_a_message_that_asks_for_time_holds_its_partition_and_no_other(bench: Be
     assert bench.published(Added) == [Added(account=quick, reference="free", total=3)]
     offsets = bench.admin.group_offsets(names.group(bench.name))
     assert offsets[TopicPartition(Add.TOPIC, partition_of(slow))] == 0
+
+
+def test_a_held_partition_goes_on_in_order_at_the_message_that_asked(
+    either_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = either_bench
+    worker = bench.worker()
+    bench.send(add("a", 1, "before"), add("a", 1, "later"), add("a", 1, "behind"))
+    bench.settle(worker)
+    assert [added.reference for added in bench.published(Added)] == ["before"]
+    decide = bench.service.decide
+
+    def patient(command: object, state: object, **more: object) -> object:
+        if isinstance(command, Add) and command.reference == "later":
+            command = replace(command, reference="now")
+        return decide(command, state, **more)
+
+    monkeypatch.setattr(worker, "_service", replace(bench.service, decide=patient))
+    bench.settle(worker)
+    assert len(bench.published(Added)) == 1, "not before its time"
+    bench.clock.advance(Later.after_s)
+    bench.settle(worker)
+    assert [(added.reference, added.total) for added in bench.published(Added)] == [
+        ("before", 1),
+        ("now", 2),
+        ("behind", 3),
+    ]
+
+
+def test_a_held_partition_neither_fills_the_buffer_nor_turns_the_loop(bench: Bench) -> None:
+    slow, quick = "a", next(name for name in "bcdefgh" if partition_of(name) != partition_of("a"))
+    worker = bench.worker(batch_max=10)
+    bench.settle(worker)
+    bench.send(add(slow, 1, "later"), *(add(slow, 1, f"behind-{number}") for number in range(50)))
+    bench.settle(worker)
+    bench.send(add(quick, 3, "free"))
+    bench.settle(worker)
+    assert bench.published(Added) == [Added(account=quick, reference="free", total=3)]
+    begun: list[bool] = []
+    begin = worker._producer.begin
+    worker._producer.begin = lambda: begun.append(True) or begin()
+    bench.settle(worker)
+    assert begun == []
+    assert 0.05 < worker._wait_s() <= 0.1
+
+
+def test_a_timer_waits_while_its_partition_is_held(bench: Bench) -> None:
+    """The message that asked for time, or one behind it, may be what the timer waits for."""
+    worker = bench.worker()
+    bench.send(add("a", 0, "deadline"))
+    bench.settle(worker)
+    bench.clock.advance(58)
+    bench.send(add("a", 1, "later"), Payment(account="a"))
+    bench.settle(worker)
+    bench.clock.advance(4)
+    bench.settle(worker)
+    assert bench.published(Added) == []
+
+
+def test_a_rewind_asks_the_held_message_again(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.send(add("a", 1, "later"))
+    bench.settle(worker)
+    other = next(name for name in "bcdefgh" if partition_of(name) != partition_of("a"))
+    bench.broker.faults.lose_delivery(names.transactional_id(bench.name, 0))
+    bench.send(add(other, 1))
+    bench.settle(worker)
+    assert bench.published(Added) == [Added(account=other, reference="r1", total=1)]
+    held = [task.held_until_s for task in worker._tasks.values() if task.partition == partition_of("a")]
+    assert held[0] is not None
 
 
 def test_no_consumer_call_between_begin_and_commit(bench: Bench) -> None:
