@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from toy import Add, Added, Bench, CounterState, Told, partition_of
+from toy import Add, Added, Balance, Bench, CounterState, Told, partition_of
 
 from crossdock_eventing import names
 from crossdock_eventing.broker.failure import Fenced, OffsetMissing
 from crossdock_eventing.broker.interface import TopicPartition
+from crossdock_eventing.envelope import wrap
 from crossdock_eventing.keyvalue import MemoryKeyValue
+from crossdock_eventing.outbox import Outbox
 from crossdock_eventing.service import Answer
 from crossdock_eventing.state import Checkpoint, TaskState
 
@@ -274,6 +276,39 @@ def test_a_call_outstanding_at_a_crash_is_started_again_as_not_fresh(bench: Benc
     again = bench.worker()
     bench.settle(again)
     assert bench.port.started == [("a", "a/7", True), ("a", "a/7", False)]
+
+
+def test_a_call_of_a_partition_that_left_is_forgotten_and_its_answer_dropped(bench: Bench) -> None:
+    first = bench.worker(ordinal=0)
+    accounts = [f"k{number}" for number in range(6)]
+    bench.send(*(add(account, 7, "ask") for account in accounts))
+    bench.settle(first)
+    second = bench.worker(ordinal=1)
+    bench.settle(first, second)
+    moved = {account for account in accounts if partition_of(account) not in first.partitions}
+    assert bench.port.forgotten == moved
+    assert 0 < len(moved) < len(accounts)
+    answer = next(iter(moved))
+    bench.port.answers.append(Answer(answer, f"{answer}/7", Told(7)))
+    assert bench.settle(first) == 0
+
+
+def test_a_table_row_of_a_transaction_that_failed_is_not_written_by_the_next(bench: Bench) -> None:
+    outbox = Outbox(bench.name, bench.codec, compacted=frozenset([Balance.TOPIC]))
+    producer = bench.broker.producer("p")
+    producer.init_transactions()
+    row = Balance(account="a", total=1)
+    meta = wrap(row, causation_id="c", correlation_id="c", now=bench.clock.now(), source="s", attributes={})
+    for fails in (True, False):
+        producer.begin()
+        outbox.begin(producer, bench.clock.now())
+        if fails:
+            outbox.publish(row, meta, None)
+            producer.abort()
+            continue
+        outbox.finish([])
+        producer.commit()
+    assert bench.records(Balance.TOPIC) == []
 
 
 def test_an_answer_whose_transaction_failed_is_asked_for_again(bench: Bench) -> None:

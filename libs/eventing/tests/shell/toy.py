@@ -246,6 +246,7 @@ class ManualPort:
     def __init__(self) -> None:
         self.started: list[tuple[str, str, bool]] = []
         self.answers: list[Answer] = []
+        self.forgotten: set[str] = set()
 
     def start(self, state_key: str, call: Any, *, fresh: bool) -> None:
         self.started.append((state_key, call.call_id, fresh))
@@ -254,7 +255,8 @@ class ManualPort:
         answers, self.answers = self.answers, []
         return answers
 
-    def forget(self, state_keys: frozenset[str]) -> None: ...
+    def forget(self, state_keys: frozenset[str]) -> None:
+        self.forgotten |= state_keys
 
     def close(self) -> None: ...
 
