@@ -64,7 +64,7 @@ def demo(environment: dict[str, str]) -> dict[str, Any]:
     to_kill = list(KILLED)
     for line in run.stderr:
         told.append(line)
-        if "] sent " in line and to_kill:
+        if ("] sent " in line or "waiting for orders" in line) and to_kill:
             kill(environment, to_kill.pop(0))
     output = run.stdout.read()
     assert run.wait(timeout=30) == 0, "".join(told[-30:])
