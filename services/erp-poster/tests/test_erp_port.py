@@ -254,9 +254,9 @@ def test_a_throttled_document_is_posted_once_the_erp_allows_it(erp, new_port):
 def test_a_long_pause_is_handed_to_the_core(erp, new_port):
     erp.fail(rate_limit_per_s=1)
     port = new_port(back_off_max_s=0.5)
-    start(port, call(1))
-    start(port, call(2))
-    found = outcomes(port, 2)
+    for number in range(1, 9):  # so many that two of them meet in one second of the ERP's clock
+        start(port, call(number))
+    found = outcomes(port, 8)
     assert {type(outcome) for outcome in found} == {Posted, Unavailable}
     assert next(each for each in found if isinstance(each, Unavailable)).retry_after_s == 1.0
 
