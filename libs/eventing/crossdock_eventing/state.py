@@ -21,6 +21,7 @@ from crossdock_eventing.codec import Codec
 from crossdock_eventing.keyvalue import KeyValue
 
 _CHECKPOINT = b"m"
+_TIMERS, _NO_TIMER = b"t", b"u"  # every timer entry lies between
 _CACHE_BYTES_MAX = 64 * 1024 * 1024
 _DECODED_FACTOR = 6  # A decoded state takes about this many times its encoded bytes.
 
@@ -62,6 +63,9 @@ class TaskState:
         self._encoded: dict[str, bytes | None] = {}
         self._cache: OrderedDict[str, tuple[Any, int]] = OrderedDict()
         self._cached_bytes = 0
+        # No timer lives below the floor: a scan from the start would pass every timer that was ever removed. The floor is
+        # the earliest timer itself once that was looked for.
+        self._floor, self._floor_lives = _TIMERS, False
 
     def get(self, key: str) -> Any | None:
         """The state of an entity, the running transaction included."""
@@ -123,12 +127,16 @@ class TaskState:
         self._clear()
         self._cache.clear()
         self._cached_bytes = 0
+        self._floor, self._floor_lives = _TIMERS, False
         self._store.wipe()
 
     def timers_until(self, now: datetime, limit: int) -> list[DueTimer]:
         """Committed timers due at `now`, at most `limit`, in order of (due, key, name)."""
+        first_us = self.next_timer_us()
+        if first_us is None or first_us > to_micros(now):
+            return []
         found = []
-        for entry, _ in self._store.scan(b"t", b"t" + (to_micros(now) + 1).to_bytes(8, "big")):
+        for entry, _ in self._store.scan(self._floor, b"t" + (to_micros(now) + 1).to_bytes(8, "big")):
             key, _, name = entry[9:].partition(b"\0")
             found.append(DueTimer(int.from_bytes(entry[1:9], "big"), key.decode(), name.decode()))
             if len(found) == limit:
@@ -137,9 +145,11 @@ class TaskState:
 
     def next_timer_us(self) -> int | None:
         """When the earliest committed timer is due, microseconds since the epoch."""
-        for entry, _ in self._store.scan(b"t", b"u"):
-            return int.from_bytes(entry[1:9], "big")
-        return None
+        if not self._floor_lives:
+            first = next(self._store.scan(self._floor, _NO_TIMER), None)
+            self._floor = _NO_TIMER if first is None else first[0]
+            self._floor_lives = True
+        return None if self._floor == _NO_TIMER else int.from_bytes(self._floor[1:9], "big")
 
     def keys_with_calls(self) -> list[str]:
         """Committed states that have calls outstanding."""
@@ -189,10 +199,15 @@ class TaskState:
         if old != new:
             for name, due in old.items():
                 if new.get(name) != due:
-                    batch[_timer_key(key, name, due)] = None
+                    gone = _timer_key(key, name, due)
+                    batch[gone] = None
+                    self._floor_lives = self._floor_lives and gone != self._floor
             for name, due in new.items():
                 if old.get(name) != due:
-                    batch[_timer_key(key, name, due)] = b""
+                    set_ = _timer_key(key, name, due)
+                    batch[set_] = b""
+                    if set_ < self._floor:
+                        self._floor, self._floor_lives = set_, True
         if self._calls is not None:
             was = before is not None and bool(self._calls(before))
             is_ = after is not None and bool(self._calls(after))

@@ -349,3 +349,30 @@ def test_disk_and_memory_answer_alike(tmp_path: Path, batches: list[Any], bounds
     assert list(disk.scan(*bounds)) == list(memory.scan(*bounds))
     assert all(disk.get(key) == memory.get(key) for changes in batches for key in changes)
     disk.close()
+
+
+def test_timers_that_were_removed_are_not_passed_again(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk keeps a mark of each removed entry for a while: a scan from the start would pass every one of them."""
+    state = disk.state()
+    for number in range(100):
+        commit(state, **{f"k{number}": Held(1, {"t": NOW + timedelta(seconds=number)})})
+    for number in range(99):
+        commit(state, **{f"k{number}": Held(2)})
+    last_us = to_micros(NOW + timedelta(seconds=99))
+    assert state.next_timer_us() == last_us
+    starts: list[bytes] = []
+    scan = type(disk.store).scan
+
+    def watched(store: KeyValue, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        starts.append(start)
+        return scan(store, start, end)
+
+    monkeypatch.setattr(type(disk.store), "scan", watched)
+    assert state.timers_until(NOW + timedelta(days=1), 10) == [DueTimer(last_us, "k99", "t")]
+    assert state.next_timer_us() == last_us
+    assert starts == [b"t" + last_us.to_bytes(8, "big") + b"k99\0t"]
+    early = NOW - timedelta(days=1)
+    commit(state, early=Held(1, {"t": early}))
+    assert state.next_timer_us() == to_micros(early)
+    assert [timer.key for timer in state.timers_until(NOW + timedelta(days=1), 10)] == ["early", "k99"]
+    assert disk.reopened().next_timer_us() == to_micros(early)
