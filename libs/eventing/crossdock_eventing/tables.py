@@ -7,12 +7,16 @@ was asked for after the message had been polled; only then is the row known not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import structlog
 
 from crossdock_eventing.broker.interface import Broker, TopicPartition
 from crossdock_eventing.codec import Codec, Undecodable
 from crossdock_eventing.envelope import header
+
+log = structlog.get_logger(__name__)
 
 _DRAIN = 5_000
 
@@ -51,15 +55,23 @@ class TableView:
 class Tables:
     """Every broadcast table of one service. `views` are the keyword arguments of its decider."""
 
-    def __init__(self, broker: Broker, codec: Codec, tables: Mapping[str, type[Any]]) -> None:
-        """Raises BrokerRefused when a table's topic does not exist."""
+    def __init__(
+        self,
+        broker: Broker,
+        codec: Codec,
+        tables: Mapping[str, type[Any]],
+        on_unreadable: Callable[[str], None],
+    ) -> None:
+        """`on_unreadable(topic)` hears of every row that cannot be read; it counts as deleted. Raises BrokerRefused when a
+        table's topic does not exist.
+        """
         self.views = {name: TableView() for name in tables}
         self._codec = codec
         self._by_type = {kind.SCHEMA.encode(): self.views[name] for name, kind in tables.items()}
         self._by_topic = {kind.TOPIC: self.views[name] for name, kind in tables.items()}
         self._reader = broker.reader() if tables else None
         self._partitions: list[TopicPartition] = []
-        self._undecodable = 0
+        self._on_unreadable = on_unreadable
         if self._reader is not None:
             admin = broker.admin()
             self._partitions = [
@@ -69,11 +81,6 @@ class Tables:
             ]
             admin.close()
             self._reader.assign({each: self._reader.watermarks(each).low for each in self._partitions})
-
-    @property
-    def undecodable(self) -> int:
-        """Rows that could not be read and were left out."""
-        return self._undecodable
 
     def drain(self) -> None:
         """Take what has already arrived, without waiting."""
@@ -116,6 +123,17 @@ class Tables:
             )
             try:
                 view.put(key, self._codec.decode(record.value, record.headers)[1])
-            except Undecodable:
-                self._undecodable += 1
+            except Undecodable as error:
+                # An older row that is known to be replaced would be worse than none: its reader is told of a miss.
+                self._by_topic[record.topic].put(key, None)
+                self._on_unreadable(record.topic)
+                log.error(
+                    "table.row_unreadable",
+                    code=error.code,
+                    detail=error.detail,
+                    topic=record.topic,
+                    partition=record.partition,
+                    offset=record.offset,
+                    key=key,
+                )
         return len(records)

@@ -34,6 +34,7 @@ MetricName = Literal[
     "crossdock_transaction_seconds",  # from begin to committed
     "crossdock_decisions_total",  # events decided, by type; of ignored input, by code
     "crossdock_dead_letters_total",  # messages given up on, by code
+    "crossdock_unreadable_rows_total",  # rows of broadcast tables that could not be read, by topic
     "crossdock_rewinds_total",  # transactions dropped and read again
     "crossdock_tasks",  # partitions that this instance works on
     "crossdock_buffered_messages",  # polled and not yet decided
@@ -81,6 +82,9 @@ class Telemetry:
         self._dead_letters = Counter(
             _name("crossdock_dead_letters_total"), "Dead letters", ["code"], registry=self.registry
         )
+        self._unreadable_rows = Counter(
+            _name("crossdock_unreadable_rows_total"), "Unreadable rows", ["topic"], registry=self.registry
+        )
         self._rewinds = Counter(
             _name("crossdock_rewinds_total"), "Dropped transactions", registry=self.registry
         )
@@ -118,6 +122,10 @@ class Telemetry:
         """A transaction was dropped and its input will be read again."""
         self._by_event.clear()
         self._rewinds.inc()
+
+    def row_unreadable(self, topic: str) -> None:
+        """A row of a broadcast table could not be read."""
+        self._unreadable_rows.labels(topic).inc()
 
     def dead_lettered(self, code: str) -> None:
         self._dead_letters.labels(code).inc()

@@ -141,7 +141,7 @@ class Worker:
             read=[*service.inputs, *service.states, *service.tables.values()],
         )
         self._outbox = Outbox(service.name, self._codec, compacted=frozenset(compacted))
-        self._tables = Tables(broker, self._codec, service.tables)
+        self._tables = Tables(broker, self._codec, service.tables, self._telemetry.row_unreadable)
         self._tables.catch_up()
         self._tables_read_at_poll = 0
         self._tables_behind = False

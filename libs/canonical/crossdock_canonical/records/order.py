@@ -683,6 +683,7 @@ class OrderCancelled:
     cancel_id: Cancellation.
     reason_code: Why: order.cancelled_by_channel, order.cancelled_by_us, order.out_of_stock.
     lines: Cancelled quantities.
+    channel_lines: What can no longer ship whole, in the channel's lines and units: a kit or case counts as soon as anything in it is cancelled.
     complete: True when no unit of the order is left and none has shipped.
     channel: Selling channel.
     shop: Shop domain, seller account or store.
@@ -695,12 +696,13 @@ class OrderCancelled:
     KEY: ClassVar[tuple[str, ...]] = ("order_id",)
     IDENTITY: ClassVar[tuple[str, ...]] = ("cancel_id",)
     CORRELATION: ClassVar[str | None] = "order_id"
-    AVSC: ClassVar[str] = '{"type":"record","name":"OrderCancelled","namespace":"retail.order","doc":"Units of the order were cancelled; complete when nothing of it remains to ship.","identity":["cancel_id"],"fields":[{"name":"meta","type":{"type":"record","name":"Meta","namespace":"retail.common","doc":"Envelope that every record carries in its payload, so that identity and causation survive sinks and joins.","fields":[{"name":"event_id","type":"string","doc":"UUIDv5 of causation id, service, record type and business discriminator: processing the same input again gives the same id."},{"name":"correlation_id","type":"string","doc":"Business thread of the record: the order id, else the settlement id, else the thread of its cause."},{"name":"causation_id","type":"string","doc":"Id of the record, delivery or timer that caused this one.","default":""},{"name":"occurred_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it happened in the business, UTC."},{"name":"recorded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When Crossdock learned of it, UTC."},{"name":"source","type":"string","doc":"Service or edge that wrote the record."},{"name":"attributes","type":{"type":"map","values":"string"},"doc":"Channel extensions that travel untouched.","default":{}}]},"doc":"Envelope: identity, causation and times of this record."},{"name":"order_id","type":"string","doc":"Order."},{"name":"cancel_id","type":"string","doc":"Cancellation."},{"name":"reason_code","type":"string","doc":"Why: order.cancelled_by_channel, order.cancelled_by_us, order.out_of_stock."},{"name":"lines","type":{"type":"array","items":{"type":"record","name":"LineUnits","namespace":"retail.order","doc":"A quantity of one order line.","fields":[{"name":"line_id","type":"string","doc":"Order line."},{"name":"units","type":"long","doc":"Quantity."}]}},"doc":"Cancelled quantities."},{"name":"complete","type":"boolean","doc":"True when no unit of the order is left and none has shipped."},{"name":"channel","type":"string","doc":"Selling channel."},{"name":"shop","type":"string","doc":"Shop domain, seller account or store."},{"name":"external_id","type":"string","doc":"The channel\'s own id."},{"name":"origin","type":{"type":"enum","name":"Origin","namespace":"retail.common","doc":"Who moved the money or started the change.","symbols":["US","CHANNEL","STORE"],"default":"US"},"doc":"Who started it."}]}'
+    AVSC: ClassVar[str] = '{"type":"record","name":"OrderCancelled","namespace":"retail.order","doc":"Units of the order were cancelled; complete when nothing of it remains to ship.","identity":["cancel_id"],"fields":[{"name":"meta","type":{"type":"record","name":"Meta","namespace":"retail.common","doc":"Envelope that every record carries in its payload, so that identity and causation survive sinks and joins.","fields":[{"name":"event_id","type":"string","doc":"UUIDv5 of causation id, service, record type and business discriminator: processing the same input again gives the same id."},{"name":"correlation_id","type":"string","doc":"Business thread of the record: the order id, else the settlement id, else the thread of its cause."},{"name":"causation_id","type":"string","doc":"Id of the record, delivery or timer that caused this one.","default":""},{"name":"occurred_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it happened in the business, UTC."},{"name":"recorded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When Crossdock learned of it, UTC."},{"name":"source","type":"string","doc":"Service or edge that wrote the record."},{"name":"attributes","type":{"type":"map","values":"string"},"doc":"Channel extensions that travel untouched.","default":{}}]},"doc":"Envelope: identity, causation and times of this record."},{"name":"order_id","type":"string","doc":"Order."},{"name":"cancel_id","type":"string","doc":"Cancellation."},{"name":"reason_code","type":"string","doc":"Why: order.cancelled_by_channel, order.cancelled_by_us, order.out_of_stock."},{"name":"lines","type":{"type":"array","items":{"type":"record","name":"LineUnits","namespace":"retail.order","doc":"A quantity of one order line.","fields":[{"name":"line_id","type":"string","doc":"Order line."},{"name":"units","type":"long","doc":"Quantity."}]}},"doc":"Cancelled quantities."},{"name":"channel_lines","type":{"type":"array","items":"retail.order.LineUnits"},"doc":"What can no longer ship whole, in the channel\'s lines and units: a kit or case counts as soon as anything in it is cancelled.","default":[]},{"name":"complete","type":"boolean","doc":"True when no unit of the order is left and none has shipped."},{"name":"channel","type":"string","doc":"Selling channel."},{"name":"shop","type":"string","doc":"Shop domain, seller account or store."},{"name":"external_id","type":"string","doc":"The channel\'s own id."},{"name":"origin","type":{"type":"enum","name":"Origin","namespace":"retail.common","doc":"Who moved the money or started the change.","symbols":["US","CHANNEL","STORE"],"default":"US"},"doc":"Who started it."}]}'
 
     order_id: OrderId
     cancel_id: str
     reason_code: str
     lines: tuple[LineUnits, ...]
+    channel_lines: tuple[LineUnits, ...] = ()
     complete: bool
     channel: str
     shop: str
@@ -713,6 +715,7 @@ class OrderCancelled:
             "cancel_id": self.cancel_id,
             "reason_code": self.reason_code,
             "lines": [item.to_avro() for item in self.lines],
+            "channel_lines": [item.to_avro() for item in self.channel_lines],
             "complete": self.complete,
             "channel": self.channel,
             "shop": self.shop,
@@ -727,6 +730,7 @@ class OrderCancelled:
             cancel_id=value["cancel_id"],
             reason_code=value["reason_code"],
             lines=tuple([LineUnits.from_avro(item) for item in value["lines"]]),
+            channel_lines=tuple([LineUnits.from_avro(item) for item in value["channel_lines"]]),
             complete=value["complete"],
             channel=value["channel"],
             shop=value["shop"],
@@ -1121,12 +1125,16 @@ class ShippedLine:
     sku: Stock keeping unit.
     units: Shipped quantity.
     amounts: Apportioned worth; the parts of a line always sum to the line.
+    parent_line_id: Channel line of the kit that this component belongs to.
+    per_unit: Base units of this line in one unit of the channel's line.
     """
 
     line_id: LineId
     sku: Sku
     units: int
     amounts: Amounts
+    parent_line_id: str | None = None
+    per_unit: int = 1
 
     def to_avro(self) -> dict[str, Any]:
         return {
@@ -1134,6 +1142,8 @@ class ShippedLine:
             "sku": self.sku,
             "units": self.units,
             "amounts": self.amounts.to_avro(),
+            "parent_line_id": self.parent_line_id,
+            "per_unit": self.per_unit,
         }
 
     @classmethod
@@ -1143,6 +1153,8 @@ class ShippedLine:
             sku=value["sku"],
             units=value["units"],
             amounts=Amounts.from_avro(value["amounts"]),
+            parent_line_id=value["parent_line_id"],
+            per_unit=value["per_unit"],
         )
 
 
@@ -1157,6 +1169,7 @@ class OrderShipped:
     shop: Shop domain, seller account or store.
     external_id: The channel's own id.
     lines: What left.
+    channel_lines: What became complete with this shipment, in the channel's lines and units: a kit or case counts once all that is in it has shipped.
     shipping: Shipping charge, on the first shipment only.
     other_minor: Tip, duties and rounding, on the first shipment only, minor units.
     currency: ISO 4217 code.
@@ -1172,7 +1185,7 @@ class OrderShipped:
     KEY: ClassVar[tuple[str, ...]] = ("order_id",)
     IDENTITY: ClassVar[tuple[str, ...]] = ("shipment_id",)
     CORRELATION: ClassVar[str | None] = "order_id"
-    AVSC: ClassVar[str] = '{"type":"record","name":"OrderShipped","namespace":"retail.order","doc":"Goods of the order left, were collected, or were carried out of the store: revenue is recognised and the channel is told.","identity":["shipment_id"],"fields":[{"name":"meta","type":{"type":"record","name":"Meta","namespace":"retail.common","doc":"Envelope that every record carries in its payload, so that identity and causation survive sinks and joins.","fields":[{"name":"event_id","type":"string","doc":"UUIDv5 of causation id, service, record type and business discriminator: processing the same input again gives the same id."},{"name":"correlation_id","type":"string","doc":"Business thread of the record: the order id, else the settlement id, else the thread of its cause."},{"name":"causation_id","type":"string","doc":"Id of the record, delivery or timer that caused this one.","default":""},{"name":"occurred_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it happened in the business, UTC."},{"name":"recorded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When Crossdock learned of it, UTC."},{"name":"source","type":"string","doc":"Service or edge that wrote the record."},{"name":"attributes","type":{"type":"map","values":"string"},"doc":"Channel extensions that travel untouched.","default":{}}]},"doc":"Envelope: identity, causation and times of this record."},{"name":"order_id","type":"string","doc":"Order."},{"name":"shipment_id","type":"string","doc":"Shipment."},{"name":"release","type":"long","doc":"Release it belongs to; 0 for a sale that was never released (till, marketplace-fulfilled)."},{"name":"channel","type":"string","doc":"Selling channel."},{"name":"shop","type":"string","doc":"Shop domain, seller account or store."},{"name":"external_id","type":"string","doc":"The channel\'s own id."},{"name":"lines","type":{"type":"array","items":{"type":"record","name":"ShippedLine","namespace":"retail.order","doc":"Part of an order line that left in one shipment, with its share of the line\'s worth.","fields":[{"name":"line_id","type":"string","doc":"Order line."},{"name":"sku","type":"string","doc":"Stock keeping unit."},{"name":"units","type":"long","doc":"Shipped quantity."},{"name":"amounts","type":{"type":"record","name":"Amounts","namespace":"retail.common","doc":"What one line or charge is worth, in minor units of one currency. Due from the customer = goods - discount + tax + facilitator_tax.","fields":[{"name":"currency","type":"string","doc":"ISO 4217 alphabetic code of every amount here."},{"name":"goods","type":"long","doc":"Price of the goods or service before discount, without tax, minor units."},{"name":"discount","type":"long","doc":"Discount taken off goods, minor units, not negative for a sale.","default":0},{"name":"tax","type":"long","doc":"Tax that the seller collects and owes, minor units.","default":0},{"name":"facilitator_tax","type":"long","doc":"Tax that the marketplace collects and owes; never our liability, minor units.","default":0}]},"doc":"Apportioned worth; the parts of a line always sum to the line."}]}},"doc":"What left."},{"name":"shipping","type":["null","retail.common.Amounts"],"doc":"Shipping charge, on the first shipment only.","default":null},{"name":"other_minor","type":"long","doc":"Tip, duties and rounding, on the first shipment only, minor units.","default":0},{"name":"currency","type":"string","doc":"ISO 4217 code."},{"name":"fulfilled_by","type":{"type":"enum","name":"FulfilledBy","namespace":"retail.common","doc":"Who ships the goods.","symbols":["SELLER","MARKETPLACE"],"default":"SELLER"},"doc":"Who shipped.","default":"SELLER"},{"name":"location","type":["null","string"],"doc":"Location that shipped.","default":null},{"name":"carrier","type":"string","doc":"Carrier.","default":""},{"name":"tracking","type":"string","doc":"Tracking number.","default":""},{"name":"shipped_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it left."}]}'
+    AVSC: ClassVar[str] = '{"type":"record","name":"OrderShipped","namespace":"retail.order","doc":"Goods of the order left, were collected, or were carried out of the store: revenue is recognised and the channel is told.","identity":["shipment_id"],"fields":[{"name":"meta","type":{"type":"record","name":"Meta","namespace":"retail.common","doc":"Envelope that every record carries in its payload, so that identity and causation survive sinks and joins.","fields":[{"name":"event_id","type":"string","doc":"UUIDv5 of causation id, service, record type and business discriminator: processing the same input again gives the same id."},{"name":"correlation_id","type":"string","doc":"Business thread of the record: the order id, else the settlement id, else the thread of its cause."},{"name":"causation_id","type":"string","doc":"Id of the record, delivery or timer that caused this one.","default":""},{"name":"occurred_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it happened in the business, UTC."},{"name":"recorded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When Crossdock learned of it, UTC."},{"name":"source","type":"string","doc":"Service or edge that wrote the record."},{"name":"attributes","type":{"type":"map","values":"string"},"doc":"Channel extensions that travel untouched.","default":{}}]},"doc":"Envelope: identity, causation and times of this record."},{"name":"order_id","type":"string","doc":"Order."},{"name":"shipment_id","type":"string","doc":"Shipment."},{"name":"release","type":"long","doc":"Release it belongs to; 0 for a sale that was never released (till, marketplace-fulfilled)."},{"name":"channel","type":"string","doc":"Selling channel."},{"name":"shop","type":"string","doc":"Shop domain, seller account or store."},{"name":"external_id","type":"string","doc":"The channel\'s own id."},{"name":"lines","type":{"type":"array","items":{"type":"record","name":"ShippedLine","namespace":"retail.order","doc":"Part of an order line that left in one shipment, with its share of the line\'s worth.","fields":[{"name":"line_id","type":"string","doc":"Order line."},{"name":"sku","type":"string","doc":"Stock keeping unit."},{"name":"units","type":"long","doc":"Shipped quantity."},{"name":"amounts","type":{"type":"record","name":"Amounts","namespace":"retail.common","doc":"What one line or charge is worth, in minor units of one currency. Due from the customer = goods - discount + tax + facilitator_tax.","fields":[{"name":"currency","type":"string","doc":"ISO 4217 alphabetic code of every amount here."},{"name":"goods","type":"long","doc":"Price of the goods or service before discount, without tax, minor units."},{"name":"discount","type":"long","doc":"Discount taken off goods, minor units, not negative for a sale.","default":0},{"name":"tax","type":"long","doc":"Tax that the seller collects and owes, minor units.","default":0},{"name":"facilitator_tax","type":"long","doc":"Tax that the marketplace collects and owes; never our liability, minor units.","default":0}]},"doc":"Apportioned worth; the parts of a line always sum to the line."},{"name":"parent_line_id","type":["null","string"],"doc":"Channel line of the kit that this component belongs to.","default":null},{"name":"per_unit","type":"long","doc":"Base units of this line in one unit of the channel\'s line.","default":1}]}},"doc":"What left."},{"name":"channel_lines","type":{"type":"array","items":{"type":"record","name":"LineUnits","namespace":"retail.order","doc":"A quantity of one order line.","fields":[{"name":"line_id","type":"string","doc":"Order line."},{"name":"units","type":"long","doc":"Quantity."}]}},"doc":"What became complete with this shipment, in the channel\'s lines and units: a kit or case counts once all that is in it has shipped.","default":[]},{"name":"shipping","type":["null","retail.common.Amounts"],"doc":"Shipping charge, on the first shipment only.","default":null},{"name":"other_minor","type":"long","doc":"Tip, duties and rounding, on the first shipment only, minor units.","default":0},{"name":"currency","type":"string","doc":"ISO 4217 code."},{"name":"fulfilled_by","type":{"type":"enum","name":"FulfilledBy","namespace":"retail.common","doc":"Who ships the goods.","symbols":["SELLER","MARKETPLACE"],"default":"SELLER"},"doc":"Who shipped.","default":"SELLER"},{"name":"location","type":["null","string"],"doc":"Location that shipped.","default":null},{"name":"carrier","type":"string","doc":"Carrier.","default":""},{"name":"tracking","type":"string","doc":"Tracking number.","default":""},{"name":"shipped_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it left."}]}'
 
     order_id: OrderId
     shipment_id: str
@@ -1181,6 +1194,7 @@ class OrderShipped:
     shop: str
     external_id: str
     lines: tuple[ShippedLine, ...]
+    channel_lines: tuple[LineUnits, ...] = ()
     shipping: Amounts | None = None
     other_minor: int = 0
     currency: str
@@ -1199,6 +1213,7 @@ class OrderShipped:
             "shop": self.shop,
             "external_id": self.external_id,
             "lines": [item.to_avro() for item in self.lines],
+            "channel_lines": [item.to_avro() for item in self.channel_lines],
             "shipping": None if self.shipping is None else self.shipping.to_avro(),
             "other_minor": self.other_minor,
             "currency": self.currency,
@@ -1219,6 +1234,7 @@ class OrderShipped:
             shop=value["shop"],
             external_id=value["external_id"],
             lines=tuple([ShippedLine.from_avro(item) for item in value["lines"]]),
+            channel_lines=tuple([LineUnits.from_avro(item) for item in value["channel_lines"]]),
             shipping=None if value["shipping"] is None else Amounts.from_avro(value["shipping"]),
             other_minor=value["other_minor"],
             currency=value["currency"],

@@ -134,6 +134,7 @@ class ReturnAuthorized:
     channel: Selling channel of the order.
     external_id: The channel's own id of the order.
     lines: What may come back.
+    channel_lines: The same in the channel's lines and units: a kit or case counts as soon as anything in it may come back.
     expires_at: When the authorisation lapses.
     """
 
@@ -142,13 +143,14 @@ class ReturnAuthorized:
     KEY: ClassVar[tuple[str, ...]] = ("order_id",)
     IDENTITY: ClassVar[tuple[str, ...]] = ("rma_id",)
     CORRELATION: ClassVar[str | None] = "order_id"
-    AVSC: ClassVar[str] = '{"type":"record","name":"ReturnAuthorized","namespace":"retail.returns","doc":"The return is accepted.","identity":["rma_id"],"fields":[{"name":"meta","type":{"type":"record","name":"Meta","namespace":"retail.common","doc":"Envelope that every record carries in its payload, so that identity and causation survive sinks and joins.","fields":[{"name":"event_id","type":"string","doc":"UUIDv5 of causation id, service, record type and business discriminator: processing the same input again gives the same id."},{"name":"correlation_id","type":"string","doc":"Business thread of the record: the order id, else the settlement id, else the thread of its cause."},{"name":"causation_id","type":"string","doc":"Id of the record, delivery or timer that caused this one.","default":""},{"name":"occurred_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it happened in the business, UTC."},{"name":"recorded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When Crossdock learned of it, UTC."},{"name":"source","type":"string","doc":"Service or edge that wrote the record."},{"name":"attributes","type":{"type":"map","values":"string"},"doc":"Channel extensions that travel untouched.","default":{}}]},"doc":"Envelope: identity, causation and times of this record."},{"name":"order_id","type":"string","doc":"Order."},{"name":"rma_id","type":"string","doc":"Return."},{"name":"channel","type":"string","doc":"Selling channel of the order."},{"name":"external_id","type":"string","doc":"The channel\'s own id of the order."},{"name":"lines","type":{"type":"array","items":{"type":"record","name":"ReturnLine","namespace":"retail.returns","doc":"A quantity of one order line on its way back.","fields":[{"name":"line_id","type":"string","doc":"Order line."},{"name":"units","type":"long","doc":"Quantity, base units."},{"name":"reason","type":"string","doc":"The customer\'s reason.","default":""}]}},"doc":"What may come back."},{"name":"expires_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When the authorisation lapses."}]}'
+    AVSC: ClassVar[str] = '{"type":"record","name":"ReturnAuthorized","namespace":"retail.returns","doc":"The return is accepted.","identity":["rma_id"],"fields":[{"name":"meta","type":{"type":"record","name":"Meta","namespace":"retail.common","doc":"Envelope that every record carries in its payload, so that identity and causation survive sinks and joins.","fields":[{"name":"event_id","type":"string","doc":"UUIDv5 of causation id, service, record type and business discriminator: processing the same input again gives the same id."},{"name":"correlation_id","type":"string","doc":"Business thread of the record: the order id, else the settlement id, else the thread of its cause."},{"name":"causation_id","type":"string","doc":"Id of the record, delivery or timer that caused this one.","default":""},{"name":"occurred_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it happened in the business, UTC."},{"name":"recorded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When Crossdock learned of it, UTC."},{"name":"source","type":"string","doc":"Service or edge that wrote the record."},{"name":"attributes","type":{"type":"map","values":"string"},"doc":"Channel extensions that travel untouched.","default":{}}]},"doc":"Envelope: identity, causation and times of this record."},{"name":"order_id","type":"string","doc":"Order."},{"name":"rma_id","type":"string","doc":"Return."},{"name":"channel","type":"string","doc":"Selling channel of the order."},{"name":"external_id","type":"string","doc":"The channel\'s own id of the order."},{"name":"lines","type":{"type":"array","items":{"type":"record","name":"ReturnLine","namespace":"retail.returns","doc":"A quantity of one order line on its way back.","fields":[{"name":"line_id","type":"string","doc":"Order line."},{"name":"units","type":"long","doc":"Quantity, base units."},{"name":"reason","type":"string","doc":"The customer\'s reason.","default":""}]}},"doc":"What may come back."},{"name":"channel_lines","type":{"type":"array","items":"retail.returns.ReturnLine"},"doc":"The same in the channel\'s lines and units: a kit or case counts as soon as anything in it may come back.","default":[]},{"name":"expires_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When the authorisation lapses."}]}'
 
     order_id: OrderId
     rma_id: str
     channel: str
     external_id: str
     lines: tuple[ReturnLine, ...]
+    channel_lines: tuple[ReturnLine, ...] = ()
     expires_at: datetime
 
     def to_avro(self) -> dict[str, Any]:
@@ -158,6 +160,7 @@ class ReturnAuthorized:
             "channel": self.channel,
             "external_id": self.external_id,
             "lines": [item.to_avro() for item in self.lines],
+            "channel_lines": [item.to_avro() for item in self.channel_lines],
             "expires_at": self.expires_at,
         }
 
@@ -169,6 +172,7 @@ class ReturnAuthorized:
             channel=value["channel"],
             external_id=value["external_id"],
             lines=tuple([ReturnLine.from_avro(item) for item in value["lines"]]),
+            channel_lines=tuple([ReturnLine.from_avro(item) for item in value["channel_lines"]]),
             expires_at=value["expires_at"],
         )
 
