@@ -28,15 +28,21 @@ from crossdock_canonical.records import (
     IntakeKind,
     ItemMapped,
     ItemReference,
+    KitComponent,
     LinesMatched,
     LocationKind,
     MatchLines,
     MovementCause,
     OrderCancelled,
     OrderCompleted,
+    OrderReleased,
     OrderShipped,
+    PaymentRecorded,
     RefundRecorded,
     ReserveStock,
+    RestockReturn,
+    ReturnAuthorized,
+    ReturnDeclined,
     ReturnInspected,
     ReturnLine,
     ReturnReceived,
@@ -49,6 +55,7 @@ from crossdock_canonical.records import (
     TenderState,
 )
 from crossdock_canonical.specification import T0
+from crossdock_channel_gateway.effects import effect_of
 from crossdock_tools.topic_reader import TopicReader
 
 
@@ -102,8 +109,120 @@ def test_a_captured_order_goes_from_the_channel_to_the_erp(backbone: Backbone) -
     assert len(backbone.published(OrderCompleted)) == 1
     kinds = sorted(document.document_type for document in backbone.published(ErpDocumentPosted))
     assert kinds == ["DELIVERY", "INVOICE", "PAYMENT", "SALES_ORDER"]
+    known = {entry.meta.event_id for entry in backbone.entries(OrderReleased, OrderShipped, PaymentRecorded)}
+    causes = {entry.meta.causation_id for entry in backbone.entries(ErpDocumentPosted)}
+    assert causes <= known, "a document's cause is the fact behind it, however long the ERP took"
     sold = [moved for moved in backbone.published(StockMoved) if moved.delta < 0]
     assert sorted((moved.sku, moved.on_hand) for moved in sold) == [("A", 8), ("B", 9)]
+
+
+def kit_and_case(backbone: Backbone) -> None:
+    """A kit of one A and two B, and a case of six A."""
+    items(backbone, "A", "B")
+    parts = (KitComponent(sku="A", units=1, value_share=1), KitComponent(sku="B", units=2, value_share=3))
+    backbone.send(ItemMapped(reference="sku:KIT", scheme="sku", value="KIT", sku="KIT", components=parts))
+    backbone.send(ItemMapped(reference="sku:CASE", scheme="sku", value="CASE", sku="A", units_per=6))
+
+
+def told(backbone: Backbone, kind: type) -> list[list[tuple[str, int]]]:
+    """Lines of the channel's calls, by record."""
+    effects = [effect_of(record) for record in backbone.published(kind)]
+    return [
+        [(line["line_id"], line["units"]) for line in effect.body["lines"]] for effect in effects if effect
+    ]
+
+
+def test_kits_and_cases_ship_to_their_channel_in_its_own_lines_and_units(backbone: Backbone) -> None:
+    kit_and_case(backbone)
+    backbone.stock("A", WH=50)
+    backbone.stock("B", WH=50)
+    backbone.send(order(1, ("CASE", 1, 6000), ("KIT", 2, 1000)))
+    backbone.run()
+    (shipped,) = backbone.published(OrderShipped)
+    assert [(line.line_id, line.units, line.parent_line_id, line.per_unit) for line in shipped.lines] == [
+        ("L0", 6, None, 6),
+        ("L1/1", 2, "L1", 1),
+        ("L1/2", 4, "L1", 2),
+    ]
+    assert told(backbone, OrderShipped) == [[("L0", 1), ("L1", 2)]]
+
+
+def test_a_kit_that_ships_in_parts_is_told_with_the_part_that_completes_it(backbone: Backbone) -> None:
+    kit_and_case(backbone)
+    backbone.stock("A", NORTH=5)
+    backbone.stock("B", SOUTH=5)
+    backbone.send(order(1, ("KIT", 2, 1000)))
+    backbone.run()
+    assert len(backbone.published(OrderShipped)) == 2
+    assert told(backbone, OrderShipped) == [[("L0", 2)]]
+
+
+def test_a_kit_of_which_a_part_is_missing_is_cancelled_whole_for_its_channel(backbone: Backbone) -> None:
+    kit_and_case(backbone)
+    backbone.stock("A", WH=2)
+    backbone.stock("B", WH=4)
+    ship = backbone.outside.warehouse
+
+    def one_b_is_missing(command: Any) -> list[Any]:
+        if not isinstance(command, FulfillmentRequested):
+            return ship(command)
+        confirmed = []
+        for record in ship(command):
+            there = tuple(replace(line, units=3 if line.sku == "B" else line.units) for line in record.lines)
+            confirmed.append(replace(record, lines=there))
+        missing = tuple(replace(line, units=1) for line in command.lines if line.sku == "B")
+        short = ShortPicked(
+            order_id=command.order_id,
+            fulfillment_order_id=command.fulfillment_order_id,
+            event_id="short-1",
+            location=command.location,
+            lines=missing,
+        )
+        return [short, *confirmed]
+
+    backbone.outside.warehouse = one_b_is_missing
+    backbone.send(order(1, ("KIT", 2, 1000), channel="amazon"))
+    backbone.run()
+    for _ in range(4):
+        backbone.pass_time(days=3)
+    assert told(backbone, OrderShipped) == [[("L0", 1)]]
+    assert told(backbone, OrderCancelled) == [[("L0", 1)]]
+
+
+def test_a_kit_comes_back_under_its_channel_line_and_every_component_is_restocked(backbone: Backbone) -> None:
+    kit_and_case(backbone)
+    backbone.stock("A", WH=5)
+    backbone.stock("B", WH=5)
+    sold = order(1, ("KIT", 1, 1000))
+    backbone.send(sold)
+    backbone.run()
+    now = backbone.clock.now()
+    backbone.send(
+        ReturnRequested(
+            order_id=sold.order_id,
+            rma_id="RMA",
+            lines=(ReturnLine(line_id="L0", units=1),),
+            requested_at=now,
+        )
+    )
+    backbone.run()
+    assert backbone.published(ReturnDeclined) == []
+    assert told(backbone, ReturnAuthorized) == [[("L0", 1)]]
+    backbone.send(
+        ReturnInspected(
+            order_id=sold.order_id,
+            rma_id="RMA",
+            inspection_id="I1",
+            location="WH",
+            lines=(InspectedLine(line_id="L0", units=1, grade=Grade.SELLABLE),),
+            inspected_at=now,
+        )
+    )
+    backbone.run()
+    restocked = {each.line_id: (each.sku, each.units) for each in backbone.published(RestockReturn)}
+    assert restocked == {"L0/1": ("A", 1), "L0/2": ("B", 2)}
+    assert backbone.outside.refunded == backbone.outside.captured == 1100
+    assert backbone.dead_letters() == []
 
 
 def test_an_order_split_over_two_locations_sums_to_the_order(backbone: Backbone) -> None:

@@ -23,6 +23,7 @@ class Calls:
         self._of = service.calls
         self._port = service.port
         self._partition_of: dict[tuple[str, str], int] = {}
+        self._cause_of: dict[tuple[str, str], str] = {}
         self.answers: deque[Answer] = deque()
 
     def __bool__(self) -> bool:
@@ -40,11 +41,16 @@ class Calls:
         """The partition whose state asked."""
         return self._partition_of[_name(answer)]
 
+    def cause_of(self, answer: Answer) -> str:
+        """The event id behind the call that was answered."""
+        return self._cause_of[_name(answer)]
+
     def settle(self, answer: Answer) -> None:
         """The first of the answers was worked off."""
         assert self.answers[0] is answer
         self.answers.popleft()
         self._partition_of.pop(_name(answer), None)
+        self._cause_of.pop(_name(answer), None)
 
     def start(self, task: Task, key: str, state: Any | None, *, fresh: bool) -> None:
         """Start what the committed state of `key` says is outstanding and was not started yet."""
@@ -53,6 +59,7 @@ class Calls:
         for call in self._of(state):
             if (key, call.call_id) not in self._partition_of:
                 self._partition_of[key, call.call_id] = task.partition
+                self._cause_of[key, call.call_id] = call.caused_by
                 self._port.start(key, call, fresh=fresh)
 
     def start_again(self, task: Task) -> None:
@@ -65,7 +72,7 @@ class Calls:
         """Other partitions left: drop their calls and answers."""
         gone = [name for name, partition in self._partition_of.items() if partition not in partitions]
         for name in gone:
-            del self._partition_of[name]
+            del self._partition_of[name], self._cause_of[name]
         self.answers = deque(answer for answer in self.answers if _name(answer) in self._partition_of)
         if gone and self._port is not None:
             self._port.forget(frozenset(key for key, _ in gone))

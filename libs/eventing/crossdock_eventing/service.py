@@ -49,10 +49,17 @@ class CodedError(Protocol):
 
 
 class Call(Protocol):
-    """One call to an outside system that the state says is outstanding. `call_id` is new for every attempt."""
+    """One call to an outside system that the state says is outstanding. `call_id` is new for every attempt.
+
+    `caused_by` is the event id of what made it necessary: the cause of what follows from the answer. A service that makes
+    calls asks for it with `wants_cause` and keeps it in its state, since a call outlives the process that decided it.
+    """
 
     @property
     def call_id(self) -> str: ...
+
+    @property
+    def caused_by(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +104,7 @@ class Service:
     state_key: the key of the state that a record acts on, a function of the record's Kafka key and topic only.
     timer: builds the command of a timer from its name and due time.
     calls: what the state says is outstanding at `port`.
+    wants_cause: give `decide` the event id of the command as keyword `cause`.
     """
 
     name: str
@@ -112,3 +120,4 @@ class Service:
     state_key: Callable[[Any], str] | None = None
     calls: Callable[[Any], tuple[Any, ...]] | None = None
     port: Port | None = None
+    wants_cause: bool = False

@@ -350,7 +350,7 @@ class Worker:
         while self._calls.answers:
             answer = self._calls.answers[0]
             task = self._tasks[self._calls.partition_of(answer)]
-            cause = _Cause(answer.call_id, answer.state_key, {}, None)
+            cause = _Cause(self._calls.cause_of(answer), answer.state_key, {}, None)
             if not self._decide(batch, task, answer.state_key, answer.command, cause, self._polls):
                 return
             self._calls.settle(answer)
@@ -436,7 +436,8 @@ class Worker:
         state = task.state.get(key)
         self._tables.forget_misses()
         try:
-            events = self._service.decide(command, state, now=batch.now, **self._tables.views)
+            asked_for = {"cause": cause.causation_id} if self._service.wants_cause else {}
+            events = self._service.decide(command, state, now=batch.now, **self._tables.views, **asked_for)
         except (self._service.rejected, self._service.retryable):
             if self._row_may_be_late(poll):
                 return False

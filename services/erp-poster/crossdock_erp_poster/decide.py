@@ -8,6 +8,7 @@ moved is never failed for want of an invoice.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import assert_never
@@ -60,14 +61,19 @@ from crossdock_erp_poster.state_records import ChainState, PendingDocument, Sett
 Command = Fact | ErpAnswered | TimerFired
 
 
-def decide(command: Command, state: ChainState | None, *, now: datetime, policy: Policy) -> tuple[Event, ...]:
-    """What the command changes in its chain; a duplicate or a fact without a document is `Ignored`."""
+def decide(
+    command: Command, state: ChainState | None, *, now: datetime, policy: Policy, cause: str = ""
+) -> tuple[Event, ...]:
+    """What the command changes in its chain; a duplicate or a fact without a document is `Ignored`.
+
+    cause: event id of the command; a document keeps that of its fact, since the ERP's answer comes long after.
+    """
     if isinstance(command, TimerFired):
         assert state is not None, "a timer lives in its chain"
         return _on_timer(command, state, now=now, policy=policy)
     if isinstance(command, ErpAnswered):
         return _on_answer(command, state, now=now, policy=policy)
-    return _on_fact(command, state, now=now, policy=policy)
+    return _on_fact(command, state, now=now, policy=policy, cause=cause)
 
 
 def calls(state: ChainState | None) -> tuple[PostDocument, ...]:
@@ -105,7 +111,9 @@ class _Chain:
         self.events.append(event)
 
 
-def _on_fact(fact: Fact, state: ChainState | None, *, now: datetime, policy: Policy) -> tuple[Event, ...]:
+def _on_fact(
+    fact: Fact, state: ChainState | None, *, now: datetime, policy: Policy, cause: str
+) -> tuple[Event, ...]:
     ignored = _without_document(fact, state)
     # A complete cancellation speaks of money that has come before it, even when there is no sales order to
     # change.
@@ -124,7 +132,7 @@ def _on_fact(fact: Fact, state: ChainState | None, *, now: datetime, policy: Pol
     if ignored is None:
         for document in documents_of(fact, known=_keys(chain.state), now=now, policy=policy):
             if not _known(document, chain.state):
-                chain.add(DocumentQueued(document))
+                chain.add(DocumentQueued(replace(document, cause=cause)))
     if not chain.events:
         return (Ignored("erp.duplicate", f"{type(fact).__name__} of {chain.state.chain}"),)
     _advance(chain, now=now, policy=policy)

@@ -146,6 +146,11 @@ class PostDocument:
         """What the ERP files the document under, the same for every attempt: `<business key>@<version>`."""
         return reference(self.document.business_key, self.document.version)
 
+    @property
+    def caused_by(self) -> str:
+        """Event id of the fact that calls for the document."""
+        return self.document.cause
+
 
 @dataclass(frozen=True, slots=True)
 class Posted:

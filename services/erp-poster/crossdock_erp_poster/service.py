@@ -51,5 +51,6 @@ def service(settings: Settings, port: Port | None = None) -> Service:
         retryable=Retryable,
         state_key=chain_of,
         calls=calls,
+        wants_cause=True,
         port=port or ErpPort(settings),
     )

@@ -302,6 +302,8 @@ def test_a_call_is_started_after_the_commit_and_its_answer_is_a_command(either_b
     bench.port.answers.append(Answer("a", "a/7", Told(7)))
     bench.settle(worker)
     assert bench.published(Added) == [Added(account="told", reference="0", total=7)]
+    (asked,), (told,) = bench.records(Add.TOPIC), bench.records(Added.TOPIC)
+    assert bench.codec.decode(told.value)[0].causation_id == bench.codec.decode(asked.value)[0].event_id
     assert worker.state("a").asking == ""
     bench.settle(worker)
     assert len(bench.port.started) == 1

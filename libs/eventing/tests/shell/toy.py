@@ -141,6 +141,7 @@ class CounterState(Flat):
             "fields": [
                 {"name": "total", "type": "long"},
                 {"name": "asking", "type": "string", "default": ""},
+                {"name": "asked_by", "type": "string", "default": ""},
                 {"name": "timers", "type": _TIMERS},
             ],
         }
@@ -148,6 +149,7 @@ class CounterState(Flat):
 
     total: int
     asking: str = ""
+    asked_by: str = ""
     timers: Mapping[str, datetime] = field(default_factory=dict)
 
 
@@ -160,6 +162,7 @@ class Fired:
 @dataclass(frozen=True)
 class Ask:
     call_id: str
+    caused_by: str
 
 
 @dataclass(frozen=True)
@@ -193,13 +196,16 @@ class Disarmed:
 @dataclass(frozen=True)
 class Asking:
     call_id: str
+    caused_by: str
 
 
-def decide(command: Any, state: CounterState | None, *, now: datetime, rates: Any = None) -> tuple[Any, ...]:
+def decide(
+    command: Any, state: CounterState | None, *, now: datetime, cause: str, rates: Any = None
+) -> tuple[Any, ...]:
     total = 0 if state is None else state.total
     match command:
         case Add(amount=amount, reference="ask") as add:
-            return (Asking(f"{add.account}/{amount}"),)
+            return (Asking(f"{add.account}/{amount}", cause),)
         case Add(amount=amount, reference="deadline"):
             return (Armed(now + DEADLINE),)
         case Add(amount=amount) if amount < 0:
@@ -235,8 +241,8 @@ def evolve(state: CounterState | None, event: Any) -> CounterState | None:
             return replace(state, timers={"deadline": due})
         case Disarmed():
             return replace(state, timers={})
-        case Asking(call_id):
-            return replace(state, asking=call_id)
+        case Asking(call_id, caused_by):
+            return replace(state, asking=call_id, asked_by=caused_by)
     return state
 
 
@@ -277,8 +283,11 @@ def toy_service(name: str, *, with_rates: bool = False, port: ManualPort | None 
         rejected=Refused,
         retryable=Later,
         tables={"rates": Rate} if with_rates else {},
-        calls=None if port is None else lambda state: (Ask(state.asking),) if state.asking else (),
+        calls=None
+        if port is None
+        else lambda state: (Ask(state.asking, state.asked_by),) if state.asking else (),
         port=port,
+        wants_cause=True,
     )
 
 
