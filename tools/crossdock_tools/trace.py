@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -29,7 +29,12 @@ class TraceError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One event of a life. `delay_ms` is the time since its cause was recorded; None where the cause is outside."""
+    """One event of a life.
+
+    causation_id: as the record says it: an event, a timer, or a delivery from outside.
+    cause: event id of its cause in this life, None where it came from outside on its own or from a timer.
+    delay_ms: time since the cause was recorded.
+    """
 
     event: str
     service: str
@@ -40,6 +45,7 @@ class Step:
     delay_ms: float | None
     event_id: str
     causation_id: str
+    cause: str | None
     summary: str
 
 
@@ -125,11 +131,12 @@ def find_order(intake: Iterable[Entry], *, ref: str, channel: str | None) -> str
 def tell(entries: Iterable[Entry]) -> list[Step]:
     """The entries in causal order."""
     by_id = {entry.meta.event_id: entry for entry in entries}
+    causes = _causes(by_id)
     children: dict[str, list[Entry]] = {}
     free: list[tuple[Any, str]] = []
     for entry in by_id.values():
-        if entry.meta.causation_id in by_id:
-            children.setdefault(entry.meta.causation_id, []).append(entry)
+        if entry.meta.event_id in causes:
+            children.setdefault(causes[entry.meta.event_id], []).append(entry)
         else:
             free.append((entry.meta.recorded_at, entry.meta.event_id))
     heapq.heapify(free)
@@ -137,10 +144,53 @@ def tell(entries: Iterable[Entry]) -> list[Step]:
     while free:
         _, event_id = heapq.heappop(free)
         entry = by_id[event_id]
-        steps.append(_step(entry, by_id.get(entry.meta.causation_id)))
+        steps.append(_step(entry, by_id.get(causes.get(event_id, ""))))
         for child in children.get(event_id, ()):
             heapq.heappush(free, (child.meta.recorded_at, child.meta.event_id))
     return steps
+
+
+def _causes(by_id: Mapping[str, Entry]) -> dict[str, str]:
+    """The cause of every event that has one here, by event id.
+
+    A system outside knows nothing of event ids: what it reports is caused by the command that gave it the reference.
+    """
+    asked = {
+        (type(entry.body).__name__, name, getattr(entry.body, name)): event_id
+        for event_id, entry in by_id.items()
+        for name in _REFERENCES.get(type(entry.body).__name__, ())
+    }
+    causes = {}
+    for event_id, entry in by_id.items():
+        if entry.meta.causation_id in by_id:
+            causes[event_id] = entry.meta.causation_id
+            continue
+        command, name = _ANSWERS.get(type(entry.body).__name__, ("", ""))
+        found = asked.get((command, name, getattr(entry.body, name, None)))
+        if found is not None:
+            causes[event_id] = found
+    return causes
+
+
+_FULFILLMENT = ("FulfillmentRequested", "fulfillment_order_id")
+#: What a report from outside answers: the name of the command, and of the reference that both carry.
+_ANSWERS = {
+    "ShipmentConfirmed": _FULFILLMENT,
+    "ShortPicked": _FULFILLMENT,
+    "FulfillmentRejected": _FULFILLMENT,
+    "PickupStaged": _FULFILLMENT,
+    "PickupCollected": _FULFILLMENT,
+    "CancelConfirmed": ("FulfillmentCancelRequested", "cancel_id"),
+    "CancelDeclined": ("FulfillmentCancelRequested", "cancel_id"),
+    "PaymentCaptured": ("CapturePayment", "capture_id"),
+    "PaymentVoided": ("VoidPayment", "void_id"),
+    "PaymentRefunded": ("RefundPayment", "refund_id"),
+    "RefundFailed": ("RefundPayment", "refund_id"),
+}
+_REFERENCES: dict[str, set[str]] = {
+    command: {name for other, name in _ANSWERS.values() if other == command}
+    for command, _ in _ANSWERS.values()
+}
 
 
 def _step(entry: Entry, cause: Entry | None) -> Step:
@@ -157,6 +207,7 @@ def _step(entry: Entry, cause: Entry | None) -> Step:
         delay_ms=delay,
         event_id=entry.meta.event_id,
         causation_id=entry.meta.causation_id,
+        cause=None if cause is None else cause.meta.event_id,
         summary=_summary(entry.body),
     )
 

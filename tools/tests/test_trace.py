@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossdock_canonical.identity import OrderId
-from crossdock_canonical.records import CancelRequested, ChannelOrderReceived, IntakeKind
+from crossdock_canonical.money import Money
+from crossdock_canonical.records import (
+    CancelRequested,
+    CapturePayment,
+    ChannelOrderReceived,
+    IntakeKind,
+    PaymentCaptured,
+)
 from crossdock_canonical.specification import T0
 from crossdock_eventing import names
 from crossdock_eventing.broker.interface import Record
@@ -143,8 +150,28 @@ def test_a_step_says_who_where_and_what() -> None:
         delay_ms=None,
         event_id="a",
         causation_id="delivery",
+        cause=None,
         summary="",
     )
+
+
+def test_a_report_from_outside_follows_the_command_with_its_reference() -> None:
+    """A payment provider knows our capture id and nothing of event ids."""
+    order, amount = OrderId("order-1"), Money(minor=5, currency="EUR")
+    captures = [
+        CapturePayment(order_id=order, capture_id=number, tender_reference="t", amount=amount)
+        for number in "12"
+    ]
+    captured = PaymentCaptured(order_id=order, capture_id="2", amount=amount, captured_at=T0)
+    told = tell(
+        [
+            entry("report", "delivery/2", body=captured),
+            entry("one", at_s=1, body=captures[0]),
+            entry("two", at_s=2, body=captures[1]),
+        ]
+    )
+    assert [(step.event_id, step.cause) for step in told] == [("one", None), ("two", None), ("report", "two")]
+    assert told[2].delay_ms == -2000.0
 
 
 @given(data=st.data(), size=st.integers(0, 12))
