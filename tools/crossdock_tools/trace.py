@@ -233,18 +233,14 @@ def _as_dict(step: Step) -> dict[str, Any]:
 
 
 def _print(order_id: str, steps: list[Step], letters: list[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"order {order_id}", title_justify="left")
-    for column in ("recorded (UTC)", "delay ms", "service", "event", "where", "what"):
-        table.add_column(column, justify="right" if column == "delay ms" else "left", overflow="fold")
+    """One line an event: a terminal wraps a long line legibly, which it does not do for a table's cells."""
+    print(f"order {order_id}; times in UTC, + is the delay in ms since the cause")
     for step in steps:
-        delay = "" if step.delay_ms is None else f"{step.delay_ms:.0f}"
+        delay = "" if step.delay_ms is None else f"{step.delay_ms:+.0f}"
         where = f"{step.topic}[{step.partition}]@{step.offset}"
-        table.add_row(step.recorded_at[11:23], delay, step.service, step.event, where, step.summary)
-    console = Console()
-    console.print(table)
+        print(
+            f"{step.recorded_at[11:23]} {delay:>7}  {step.service:<22} {step.event:<22} {where}  {step.summary}".rstrip()
+        )
     for letter in letters:
-        console.print(f"dead letter: {letter}")
-    console.print(f"{len(steps)} events, {len(letters)} dead letters")
+        print(f"dead letter: {letter}")
+    print(f"{len(steps)} events, {len(letters)} dead letters")
