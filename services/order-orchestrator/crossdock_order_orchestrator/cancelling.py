@@ -49,6 +49,7 @@ from crossdock_order_orchestrator.model import (
     live_units,
     nothing_open,
     open_units,
+    refunded_units_left,
     shipped_units,
 )
 from crossdock_order_orchestrator.state_records import FraudState, PendingCancel, Stage
@@ -100,9 +101,18 @@ def worth_left(line: Line, cancelled: int) -> Amounts:
 
 
 def cancel(
-    decision: Decision, *, cancel_id: str, reason_code: str, origin: Origin, units: Mapping[LineId, int]
+    decision: Decision,
+    *,
+    cancel_id: str,
+    reason_code: str,
+    origin: Origin,
+    units: Mapping[LineId, int],
+    refunded: bool = False,
 ) -> None:
-    """Cancel up to these units: what is not released now, the rest by asking fulfilment. More than there is, is left out."""
+    """Cancel up to these units: what is not released now, the rest by asking fulfilment. More than there is, is left out.
+
+    refunded: a refund of the channel is what cancels them, so that no other refund is expected for them.
+    """
     order = decision.order
     now: list[CancelledUnits] = []
     later: list[FulfillmentLine] = []
@@ -129,7 +139,7 @@ def cancel(
         if wanted > at_once:
             later.append(FulfillmentLine(line_id=line.line_id, sku=line.sku, units=wanted - at_once))
     if now:
-        _announce(decision, cancel_id, reason_code, origin, tuple(now))
+        _announce(decision, cancel_id, reason_code, origin, tuple(now), refunded=refunded)
     if later:
         asked = tuple(LineUnits(line_id=line.line_id, units=line.units) for line in later)
         pending = PendingCancel(cancel_id=cancel_id, reason_code=reason_code, origin=origin, lines=asked)
@@ -142,12 +152,21 @@ def cancel(
 
 
 def _announce(
-    decision: Decision, cancel_id: str, reason_code: str, origin: Origin, lines: tuple[CancelledUnits, ...]
+    decision: Decision,
+    cancel_id: str,
+    reason_code: str,
+    origin: Origin,
+    lines: tuple[CancelledUnits, ...],
+    *,
+    refunded: bool = False,
 ) -> None:
     """Take the units off, free their stock, tell everybody, and close an order of which nothing is left."""
-    if origin is Origin.CHANNEL:
-        _match_refunds(decision, cancel_id, lines)
-    decision.emit(UnitsCancelled(cancel_id=cancel_id, lines=lines))
+    withdrawn = origin is Origin.CHANNEL
+    matched = _matched_refund(decision.order, cancel_id, lines) if withdrawn and not refunded else None
+    decision.emit(
+        UnitsCancelled(cancel_id=cancel_id, lines=lines, withdrawn=withdrawn, refunded=refunded),
+        *((matched,) if matched is not None else ()),
+    )
     order = decision.order
     _free_stock(decision, f"{order.order_id}/release/{cancel_id}", lines)
     complete = nothing_open(order) and shipped_units(order) == 0
@@ -173,17 +192,24 @@ def _announce(
         decision.emit(OrderClosed(stage=Stage.CANCELLED, forget_at=decision.now + decision.policy.retention))
 
 
-def _match_refunds(decision: Decision, cancel_id: str, lines: tuple[CancelledUnits, ...]) -> None:
-    """A refund that the channel sent ahead of its cancellation was for the cancelled units, and is not due again."""
+def _matched_refund(
+    order: OrderState, cancel_id: str, lines: tuple[CancelledUnits, ...]
+) -> CreditMatched | None:
+    """A refund that the channel sent ahead of its cancellation was for the cancelled units, and is not due again.
+
+    Units that it refunded as unshipped are paid back already, and need no match.
+    """
     matched = []
     minor = 0
-    for line, part in _with_parts(decision.order, lines):
-        units = min(line.unclaimed, part.units)
+    for line, part in _with_parts(order, lines):
+        paid_back = line.refunded - refunded_units_left(line, part.released, withdrawn=True)
+        units = min(line.unclaimed, part.units - paid_back)
         if units:
             matched.append((line.line_id, units))
             minor += (line.open_amounts - part.open_amounts).split([units, part.units - units])[0].due
-    if matched:
-        decision.emit(CreditMatched(credit_id=cancel_id, lines=tuple(matched), unshipped_minor=minor))
+    if not matched:
+        return None
+    return CreditMatched(credit_id=cancel_id, lines=tuple(matched), unshipped_minor=minor, withdrawn=True)
 
 
 def _with_parts(
@@ -320,11 +346,12 @@ def on_cancel_refused(decision: Decision, event: CancelRefused) -> None:
         decision.emit(Ignored("order.duplicate", f"refusal of {event.cancel_id}"))
         return
     pending = next((asked for asked in order.cancels if asked.cancel_id == event.cancel_id), None)
+    for_channel = pending is not None and pending.origin is Origin.CHANNEL
     decision.emit(
         Remembered(subject_id=answer_id),
-        CancelAnswered(cancel_id=event.cancel_id, lines=_units(event.lines)),
+        CancelAnswered(cancel_id=event.cancel_id, lines=_units(event.lines), refused=for_channel),
     )
-    if pending is not None and pending.origin is Origin.CHANNEL:
+    if for_channel:
         decision.hold(CANCEL_REFUSED, decision.policy.exception_deadline)
 
 
@@ -342,7 +369,12 @@ def on_lines_unfillable(decision: Decision, event: LinesUnfillable) -> None:
     if not lines:
         decision.emit(Remembered(subject_id=event.attempt_id))
         return
-    asked_back = {line.line_id for line in lines if being_cancelled(order.cancels, line.line_id)}
+    paid_back = {line.line_id for line in order.lines if line.refunded}
+    asked_back = {
+        line.line_id
+        for line in lines
+        if line.line_id in paid_back or being_cancelled(order.cancels, line.line_id)
+    }
     # Somebody wanted it cancelled and fulfilment refused: now that the goods are not there, nobody waits for them.
     unwanted = order.status is ChannelStatus.CANCELLED or order.fraud is FraudState.REJECTED
     may_wait = order.source.channel in decision.policy.backorder_channels and not unwanted

@@ -14,19 +14,24 @@ from crossdock_canonical.records import CreditCause, CreditGranted, CreditLine, 
 from crossdock_order_orchestrator.cancelling import cancel
 from crossdock_order_orchestrator.ledger import overpaid_minor, refundable_total_minor
 from crossdock_order_orchestrator.model import (
+    CANCEL_REFUSED,
     CANCELLED_BY_CHANNEL,
     CREDIT_SHORT,
     CreditMatched,
+    RefundClaimed,
+    RefundedUnitsShipped,
     Remembered,
     being_cancelled,
     cancellable_units,
     components,
     shipped_units,
+    withdrawn_units,
 )
 from crossdock_order_orchestrator.payments import refund
 
 if TYPE_CHECKING:
     from crossdock_canonical.identity import LineId
+    from crossdock_canonical.money import Amounts
     from crossdock_canonical.records import ChannelRefundReceived, CreditProposed
     from crossdock_order_orchestrator.decision import Decision
     from crossdock_order_orchestrator.state_records import Line, OrderState
@@ -45,6 +50,7 @@ def on_channel_refund(decision: Decision, event: ChannelRefundReceived) -> None:
         decision.emit(Ignored("refund.echo", f"our refund {event.our_refund_id} as {event.refund_id}"))
         return
     credited: list[CreditLine] = []
+    claims: list[RefundClaimed] = []
     unshipped: dict[LineId, int] = {}
     unshipped_minor = 0
     for part in event.lines:
@@ -55,17 +61,28 @@ def on_channel_refund(decision: Decision, event: ChannelRefundReceived) -> None:
             found, part.amounts.split([line.value_share for line in found]), strict=True
         ):
             units = part.units * line.per_unit
-            where = _where_refunded(order, line, units, restock=event.restock)
-            worth = (
-                amounts.split([where.open, where.gone, where.shipped, units - where.units]) if units else ()
+            if units == 0:
+                continue
+            where = _where_refunded(decision.order, line, units, restock=event.restock)
+            not_shipped, shipped, _ = amounts.split(
+                [where.unshipped, where.shipped, units - where.unshipped - where.shipped]
             )
             if where.open:
                 unshipped[line.line_id] = unshipped.get(line.line_id, 0) + where.open
-            if where.open + where.gone:
-                unshipped_minor += worth[0].due + worth[1].due
+            if where.unshipped:
+                unshipped_minor += not_shipped.due
+                gone = where.unshipped - where.released
+                claims.append(
+                    RefundClaimed(
+                        line_id=line.line_id,
+                        withdrawn=where.withdrawn,
+                        released=where.released,
+                        amounts=not_shipped.split([where.released, gone])[0],
+                    )
+                )
             if where.shipped:
                 credited.append(
-                    CreditLine(line_id=line.line_id, sku=line.sku, units=where.shipped, amounts=worth[2])
+                    CreditLine(line_id=line.line_id, sku=line.sku, units=where.shipped, amounts=shipped)
                 )
     if shipped_units(order) == 0:
         unshipped_minor = event.amount.minor
@@ -73,6 +90,7 @@ def on_channel_refund(decision: Decision, event: ChannelRefundReceived) -> None:
     credit_id = f"{order.order_id}/channel/{event.refund_id}"
     adjustment_minor = credit_minor - sum(line.amounts.due for line in credited)
     over_minor = max(0, event.amount.minor - refundable_total_minor(order))
+    decision.emit(*claims)
     # Cancel first, so that the grace for the channel's refund and the refund itself are weighed together.
     if unshipped:
         cancel(
@@ -81,6 +99,7 @@ def on_channel_refund(decision: Decision, event: ChannelRefundReceived) -> None:
             reason_code=CANCELLED_BY_CHANNEL,
             origin=Origin.CHANNEL,
             units=unshipped,
+            refunded=True,
         )
     decision.emit(
         RefundRecorded(
@@ -104,31 +123,78 @@ def on_channel_refund(decision: Decision, event: ChannelRefundReceived) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Where:
-    """Where refunded units of a line are: still to ship, cancelled before, or with the customer."""
+    """Where refunded units of a line are.
 
+    withdrawn: cancelled for the channel before. standing: with fulfilment, which was asked for them before. open: to be
+    cancelled now, `asking` of them by asking fulfilment. shipped: with the customer. late: cancelled before by others.
+    """
+
+    withdrawn: int
+    standing: int
     open: int
-    gone: int
+    asking: int
     shipped: int
+    late: int
 
     @property
-    def units(self) -> int:
-        return self.open + self.gone + self.shipped
+    def unshipped(self) -> int:
+        return self.withdrawn + self.standing + self.open + self.late
+
+    @property
+    def released(self) -> int:
+        """Units that may still ship although they are refunded."""
+        return self.standing + self.asking
 
 
 def _where_refunded(order: OrderState, line: Line, units: int, *, restock: bool) -> _Where:
     """Attribute refunded units. Restocked ones came back if any left; others are sought first among those that did not leave.
 
-    Units beyond what there is are in no part: their money is an adjustment.
+    What the channel withdrew and has not paid for comes before what nobody has touched: the snapshot without the units and
+    the refund of them may come in either order. Units beyond what there is are in no part: their money is an adjustment.
     """
+    left = units
     returnable = line.shipped - line.credited
-    shipped = min(units, returnable) if restock else 0
-    still_open = min(units - shipped, cancellable_units(order, line))
-    asked_back = being_cancelled(order.cancels, line.line_id)
-    paid_for = line.cancelled if overpaid_minor(order) > 0 else 0
-    gone = min(units - shipped - still_open, asked_back + paid_for)
+    shipped = min(left, returnable) if restock else 0
+    left -= shipped
+    withdrawn = min(left, line.withdrawn)
+    left -= withdrawn
+    standing = min(left, max(0, min(withdrawn_units(order, line), line.released) - line.refunded))
+    left -= standing
+    # Units that fulfilment refused to give back are asked for no second time.
+    still_open = min(left, cancellable_units(order, line))
+    left -= still_open
+    asking = max(0, still_open - line.waiting - line.soft)
     if not restock:
-        shipped = min(units - still_open - gone, returnable)
-    return _Where(still_open, gone, shipped)
+        shipped = min(left, returnable)
+        left -= shipped
+    # Others cancelled them, and their money has not gone back yet.
+    asked_back = being_cancelled(order.cancels, line.line_id) - standing
+    late = min(
+        left, max(0, asked_back - line.refunded) + (line.cancelled if overpaid_minor(order) > 0 else 0)
+    )
+    return _Where(withdrawn, standing, still_open, asking, shipped, late)
+
+
+def credit_refunded_shipment(decision: Decision, shipment_id: str) -> None:
+    """Units left that the channel had refunded as unshipped: what it sent back is a credit for them, and no cancellation's.
+
+    As long as there are other units to ship, it is these that are taken to have left.
+    """
+    order = decision.order
+    lines: list[CreditLine] = []
+    remains: list[tuple[LineId, int, Amounts]] = []
+    for line in order.lines:
+        units = line.refunded - line.released
+        if units > 0 and line.refunded_amounts is not None:
+            left, gone = line.refunded_amounts.split([line.refunded - units, units])
+            remains.append((line.line_id, units, left))
+            lines.append(CreditLine(line_id=line.line_id, sku=line.sku, units=units, amounts=gone))
+    if lines:
+        minor = sum(line.amounts.due for line in lines)
+        decision.emit(RefundedUnitsShipped(lines=tuple(remains), minor=minor))
+        credit_id = f"{order.order_id}/refunded/{shipment_id}"
+        _grant_channel(decision, credit_id, tuple(lines), 0, invoiced=True)
+        decision.hold(CANCEL_REFUSED, decision.policy.exception_deadline)
 
 
 def _grant_channel(

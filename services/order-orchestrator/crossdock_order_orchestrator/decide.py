@@ -45,7 +45,11 @@ from crossdock_order_orchestrator.cancelling import (
     on_lines_unfillable,
     reject_order,
 )
-from crossdock_order_orchestrator.credits import on_channel_refund, on_credit_proposed
+from crossdock_order_orchestrator.credits import (
+    credit_refunded_shipment,
+    on_channel_refund,
+    on_credit_proposed,
+)
 from crossdock_order_orchestrator.decision import Decision
 from crossdock_order_orchestrator.early import Early, keep, recall
 from crossdock_order_orchestrator.intake import cancel_by_channel, merge, take
@@ -238,7 +242,10 @@ def _apply(decision: Decision, command: Command, items: Lookup[ItemMapped]) -> s
         case ReservationExpired():
             on_reservation_expired(decision, command)
         case ShipmentDispatched():
-            return on_dispatched(decision, command)
+            shipment_id = on_dispatched(decision, command)
+            if shipment_id is not None:
+                credit_refunded_shipment(decision, shipment_id)
+            return shipment_id
         case PickupReady():
             on_pickup_ready(decision, command)
         case FulfillmentCancelled():

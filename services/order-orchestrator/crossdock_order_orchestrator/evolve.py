@@ -6,6 +6,7 @@ Never refuses: an event is a fact. The asserts repeat what the decisions have ch
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
 from crossdock_canonical.decider import Ignored
@@ -37,6 +38,7 @@ from crossdock_order_orchestrator.ledger import refundable_minor
 from crossdock_order_orchestrator.model import (
     AUTHORIZATION_TIMER,
     AWAIT_TIMER,
+    CANCEL_REFUSED,
     FORGET_TIMER,
     FRAUD_REVIEW,
     HOLD,
@@ -58,7 +60,9 @@ from crossdock_order_orchestrator.model import (
     OrderRevised,
     OrderTaken,
     PaymentFailed,
+    RefundClaimed,
     RefundDeferred,
+    RefundedUnitsShipped,
     Remembered,
     State,
     StockAnswered,
@@ -68,6 +72,7 @@ from crossdock_order_orchestrator.model import (
     UnitsReturned,
     live_minor,
     open_units,
+    refunded_units_left,
 )
 from crossdock_order_orchestrator.state_records import (
     AwaitedOrderState,
@@ -96,7 +101,7 @@ TENDER_RANK = {
     TenderState.REFUNDED: 3,
 }
 # What may still be due when an order has closed.
-_TIMERS_AFTER_CLOSING = (HOLD + REFUND_FAILED, HOLD + VOID_FAILED, REFUND_TIMER)
+_TIMERS_AFTER_CLOSING = (HOLD + REFUND_FAILED, HOLD + VOID_FAILED, HOLD + CANCEL_REFUSED, REFUND_TIMER)
 
 
 def evolve(state: State | None, event: Event) -> State | None:
@@ -188,20 +193,35 @@ def _evolve_order(order: OrderState, event: Event) -> OrderState:
         case UnitsCancelled():
             return _cancel_units(order, event)
         case CancelAnswered():
-            return replace(order, cancels=_without(order.cancels, event.cancel_id, dict(event.lines)))
+            answered = dict(event.lines)
+            lines = order.lines
+            if event.refused:
+                lines = _each(lines, answered, lambda line, u: replace(line, refused=line.refused + u))
+            return replace(order, lines=lines, cancels=_without(order.cancels, event.cancel_id, answered))
         case FraudCleared():
             verdict = FraudState.REJECTED if event.rejected else FraudState.CLEARED
             cleared = _with_timer(order, HOLD + FRAUD_REVIEW, None)
             return replace(cleared, fraud=verdict, seen=_seen(order, event.decision_id))
         case CreditMatched():
-            claimed = dict(event.lines)
+            return _match_credit(order, event)
+        case RefundClaimed():
+            claims = {event.line_id: event.released}
+            return replace(order, lines=_each(order.lines, claims, partial(_claim_refund, event)))
+        case RefundedUnitsShipped():
+            remains = {line_id: (units, amounts) for line_id, units, amounts in event.lines}
             return replace(
                 order,
-                lines=_each(
-                    order.lines, claimed, lambda line, u: replace(line, unclaimed=line.unclaimed - u)
+                lines=tuple(
+                    replace(
+                        line,
+                        refunded=line.refunded - remains[line.line_id][0],
+                        refunded_amounts=remains[line.line_id][1],
+                    )
+                    if line.line_id in remains
+                    else line
+                    for line in order.lines
                 ),
-                cancel_refunded_minor=order.cancel_refunded_minor + event.unshipped_minor,
-                seen=_seen(order, event.credit_id),
+                cancel_refunded_minor=order.cancel_refunded_minor - event.minor,
             )
         case Remembered():
             return replace(order, seen=_seen(order, event.subject_id))
@@ -214,7 +234,8 @@ def _evolve_order(order: OrderState, event: Event) -> OrderState:
                 order,
                 stage=event.stage,
                 delivery=None,
-                cancels=(),
+                # What the channel wanted cancelled and shipped is answered for after closing too.
+                cancels=tuple(cancel for cancel in order.cancels if cancel.origin is Origin.CHANNEL),
                 timers={**kept, FORGET_TIMER: event.forget_at},
             )
         case Ignored() | Forgotten() | OrderTaken() | InputKept():
@@ -322,6 +343,27 @@ def _return_units(order: OrderState, event: UnitsReturned) -> OrderState:
     )
 
 
+def _match_credit(order: OrderState, event: CreditMatched) -> OrderState:
+    def match(line: Line, units: int) -> Line:
+        withdrawn = line.withdrawn - units if event.withdrawn else line.withdrawn
+        return replace(line, unclaimed=line.unclaimed - units, withdrawn=withdrawn)
+
+    return replace(
+        order,
+        lines=_each(order.lines, dict(event.lines), match),
+        cancel_refunded_minor=order.cancel_refunded_minor + event.unshipped_minor,
+        seen=_seen(order, event.credit_id),
+    )
+
+
+def _claim_refund(event: RefundClaimed, line: Line, units: int) -> Line:
+    line = replace(line, withdrawn=line.withdrawn - event.withdrawn)
+    if units == 0:
+        return line
+    worth = event.amounts if line.refunded_amounts is None else line.refunded_amounts + event.amounts
+    return replace(line, refunded=line.refunded + units, refunded_amounts=worth)
+
+
 def _cancel_units(order: OrderState, event: UnitsCancelled) -> OrderState:
     cancelled = {line.line_id: line for line in event.lines}
 
@@ -330,9 +372,18 @@ def _cancel_units(order: OrderState, event: UnitsCancelled) -> OrderState:
         if part is None:
             return line
         assert part.units <= open_units(line)
+        refunded = refunded_units_left(line, part.released, withdrawn=event.withdrawn)
+        paid_back = line.refunded - refunded
+        worth = line.refunded_amounts
+        if worth is not None and paid_back:
+            worth = worth.split([refunded, paid_back])[0]
+        unpaid = part.released - paid_back + (0 if event.refunded else part.units - part.released)
         return replace(
             line,
             cancelled=line.cancelled + part.units,
+            withdrawn=line.withdrawn + (unpaid if event.withdrawn else 0),
+            refunded=refunded,
+            refunded_amounts=worth,
             waiting=line.waiting - part.unasked - part.queued,
             queued=line.queued - part.queued,
             soft=line.soft - part.soft,

@@ -38,6 +38,7 @@ from crossdock_order_orchestrator.model import (
     channel_line_id,
     live_units,
     open_units,
+    withdrawn_units,
 )
 from crossdock_order_orchestrator.payments import merge_tenders
 from crossdock_order_orchestrator.state_records import Delivery, Line, OrderSource, OrderState, Stage
@@ -162,8 +163,9 @@ def _revise(decision: Decision, snapshot: ChannelOrderReceived, items: Lookup[It
     for line in order.lines:
         units, amounts = _reported(given.get(LineId(channel_line_id(line))), line, order, snapshot.currency)
         change = units - line.reported
-        # Units that we cancelled and the channel still counts: it may be telling us of our own cancellation.
-        ahead = max(0, line.reported - live_units(line))
+        # Units that we cancelled and the channel still counts: it may be telling us of our own cancellation. And units that
+        # it withdrew already, whatever fulfilment answers: its refund told us before this snapshot does.
+        ahead = max(0, line.reported - live_units(line) + withdrawn_units(order, line))
         revised = replace(line, reported=units, reported_amounts=amounts)
         if not order.priced:  # A marketplace may name the currency only with the prices.
             zero = Amounts.zero(snapshot.currency)

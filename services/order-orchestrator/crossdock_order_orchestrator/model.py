@@ -20,6 +20,7 @@ from crossdock_canonical.records import (
     FraudVerdict,
     FulfilledBy,
     IntakeKind,
+    LineUnits,
     OrderAmended,
     OrderCancelled,
     OrderCompleted,
@@ -28,6 +29,7 @@ from crossdock_canonical.records import (
     OrderRejected,
     OrderReleased,
     OrderShipped,
+    Origin,
     PaymentRecorded,
     RefundPayment,
     RefundRecorded,
@@ -233,10 +235,12 @@ class CancelledUnits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitsCancelled:
-    """Units left the order."""
+    """Units left the order. `withdrawn`: for the channel; `refunded`: by its refund, which has them paid back already."""
 
     cancel_id: str
     lines: tuple[CancelledUnits, ...]
+    withdrawn: bool = False
+    refunded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,10 +259,11 @@ class Remembered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelAnswered:
-    """Fulfilment answered for these units of a cancellation, either way."""
+    """Fulfilment answered for these units of a cancellation, either way. `refused`: against the channel's wish."""
 
     cancel_id: str
     lines: tuple[tuple[LineId, int], ...]
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,11 +279,37 @@ class CreditMatched:
     """Units whose money the channel had already sent back: accepted returned goods, or units that never shipped.
 
     unshipped_minor: what of that money was for units that never shipped.
+    withdrawn: the units are cancelled for the channel, and wait for its refund no more.
     """
 
     credit_id: str
     lines: tuple[tuple[LineId, int], ...]
     unshipped_minor: int = 0
+    withdrawn: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefundClaimed:
+    """The channel paid for one line's units that have not shipped.
+
+    withdrawn: units that were cancelled for the channel before. released: units that are still with fulfilment, of `amounts`.
+    """
+
+    line_id: LineId
+    withdrawn: int
+    released: int
+    amounts: Amounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefundedUnitsShipped:
+    """Units that the channel refunded as unshipped left after all: (line id, units, worth of those that remain).
+
+    minor: what had been refunded for them, which is a credit for shipped goods now.
+    """
+
+    lines: tuple[tuple[LineId, int, Amounts], ...]
+    minor: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,6 +370,8 @@ Private = (
     | Remembered
     | FraudCleared
     | CreditMatched
+    | RefundClaimed
+    | RefundedUnitsShipped
     | DeadlineMoved
     | OrderClosed
     | Forgotten
@@ -371,6 +404,22 @@ def components(order: OrderState, line_id: str) -> tuple[Line, ...]:
 def being_cancelled(cancels: Iterable[PendingCancel], line_id: str) -> int:
     """Units of the line that fulfilment was asked to take back."""
     return sum(asked.units for cancel in cancels for asked in cancel.lines if asked.line_id == line_id)
+
+
+def withdrawn_units(order: OrderState, line: Line) -> int:
+    """Units that the channel wanted cancelled and that are not: fulfilment has not answered, or has refused."""
+    wanted = (cancel for cancel in order.cancels if cancel.origin is Origin.CHANNEL)
+    return being_cancelled(wanted, line.line_id) + line.refused
+
+
+def refunded_units_left(line: Line, released: int, *, withdrawn: bool) -> int:
+    """Refunded units that are still released once `released` units were cancelled.
+
+    A cancellation for the channel takes them first; any other only as far as there is no other unit to take.
+    """
+    if withdrawn:
+        return line.refunded - min(line.refunded, released)
+    return min(line.refunded, line.released - released)
 
 
 def cancellable_units(order: OrderState, line: Line) -> int:

@@ -379,6 +379,8 @@ class World:
             assert line.units == sum(parts), line
             assert line.queued <= line.waiting, line
             assert line.unclaimed <= line.credited <= line.shipped, line
+            assert 0 <= line.withdrawn <= line.cancelled, line
+            assert 0 <= line.refunded <= line.released, line
             if open_units(line) == 0:
                 assert line.open_amounts == Amounts.zero("EUR"), line
         for tender in state.tenders:

@@ -1,0 +1,169 @@
+"""Money that goes back while goods are under way, across all six services: whoever is faster, the books end the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from test_paths import items, order
+
+from backbone import Backbone
+from crossdock_canonical.identity import LineId
+from crossdock_canonical.money import Amounts, Money
+from crossdock_canonical.records import (
+    ChannelOrderReceived,
+    ChannelRefundReceived,
+    DocumentType,
+    ErpDocumentPosted,
+    FulfillmentRequested,
+    Grade,
+    InspectedLine,
+    OrderCompleted,
+    OrderHeld,
+    OrderShipped,
+    RefundLine,
+    ReturnInspected,
+    TenderState,
+)
+from crossdock_canonical.specification import T0
+from crossdock_order_orchestrator.state_records import OrderState, Stage
+
+
+def a_channel_refund(
+    of: ChannelOrderReceived, units: int, goods: int, refund_id: str = "77", **fields: Any
+) -> ChannelRefundReceived:
+    """The shop refunds units of the first line of an order, their tax of a tenth included."""
+    amounts = Amounts(currency="EUR", goods=goods, tax=goods // 10)
+    base: dict[str, Any] = {
+        "order_id": of.order_id,
+        "channel": "shopify",
+        "shop": "shop",
+        "external_id": of.external_id,
+        "refund_id": refund_id,
+        "lines": (RefundLine(line_id=LineId("L0"), units=units, amounts=amounts),),
+        "amount": Money(minor=amounts.due, currency="EUR"),
+        "refunded_at": T0 + timedelta(minutes=1),
+    }
+    return ChannelRefundReceived(**{**base, **fields})
+
+
+def an_inspection(backbone: Backbone, of: ChannelOrderReceived, **fields: Any) -> ReturnInspected:
+    """One unit of the first line comes back as new."""
+    base: dict[str, Any] = {
+        "order_id": of.order_id,
+        "rma_id": "RMA",
+        "inspection_id": "I1",
+        "location": "WH",
+        "lines": (InspectedLine(line_id=LineId("L0"), units=1, grade=Grade.SELLABLE),),
+        "inspected_at": backbone.clock.now(),
+    }
+    return ReturnInspected(**{**base, **fields})
+
+
+def the_order(backbone: Backbone, of: ChannelOrderReceived) -> OrderState:
+    state = backbone.workers["order-orchestrator"].states()[of.order_id]
+    assert isinstance(state, OrderState)
+    return state
+
+
+def booked(backbone: Backbone, kind: DocumentType) -> int:
+    """Sum of the ERP's documents of a type, minor units."""
+    documents: Iterable[ErpDocumentPosted] = backbone.published(ErpDocumentPosted)
+    return sum(each.amount.minor for each in documents if each.document_type is kind and each.amount)
+
+
+def ship_one_unit_of_each_line(backbone: Backbone) -> None:
+    """From now on the warehouse ships one unit of what it is asked for, and keeps the rest open."""
+    everything = backbone.outside.warehouse
+
+    def one(command: Any) -> list[Any]:
+        if isinstance(command, FulfillmentRequested):
+            command = replace(command, lines=tuple(replace(line, units=1) for line in command.lines))
+        return everything(command)
+
+    backbone.outside.warehouse = one
+
+
+@pytest.mark.parametrize("refund_first", [False, True])
+@pytest.mark.parametrize("released", [False, True])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_an_edit_and_its_refund_cancel_the_unit_once(
+    backbone: Backbone, *, refund_first: bool, released: bool, at_once: bool
+) -> None:
+    items(backbone, "A")
+    backbone.stock("A", WH=5 if released else 0)
+    if released:
+        ship_one_unit_of_each_line(backbone)
+    placed = order(1, ("A", 2, 2000), state=TenderState.CAPTURED)
+    backbone.send(placed)
+    backbone.run()
+    later = T0 + timedelta(minutes=1)
+    edited = order(1, ("A", 1, 1000), state=TenderState.CAPTURED, revision_at=later, revision_id="r2")
+    messages = [edited, a_channel_refund(placed, 1, 1000)]
+    for message in reversed(messages) if refund_first else messages:
+        backbone.send(message)
+        if not at_once:
+            backbone.run()
+    backbone.run()
+    backbone.clock.advance(3600)
+    backbone.stock("A", WH=5)
+    backbone.run()
+    backbone.pass_time(hours=1)
+    assert backbone.dead_letters() == []
+    assert sum(line.units for each in backbone.published(OrderShipped) for line in each.lines) == 1
+    (line,) = the_order(backbone, placed).lines
+    assert (line.cancelled, line.shipped, line.withdrawn, line.refunded) == (1, 1, 0, 0)
+    assert len(backbone.published(OrderCompleted)) == 1
+    assert backbone.outside.refunded == 0
+    assert booked(backbone, DocumentType.INVOICE) == booked(backbone, DocumentType.PAYMENT) == 1100
+
+
+def test_a_refund_of_shipped_and_unshipped_units_counts_each_once(backbone: Backbone) -> None:
+    items(backbone, "A")
+    backbone.stock("A", WH=5)
+    ship_one_unit_of_each_line(backbone)
+    placed = order(1, ("A", 2, 2000), state=TenderState.CAPTURED)
+    backbone.send(placed)
+    backbone.run()
+    backbone.send(a_channel_refund(placed, 2, 2000))
+    backbone.run()
+    assert the_order(backbone, placed).cancel_refunded_minor == 1100
+    backbone.send(an_inspection(backbone, placed))
+    backbone.run()
+    assert backbone.dead_letters() == []
+    assert backbone.outside.refunded == 0
+    assert booked(backbone, DocumentType.INVOICE) == booked(backbone, DocumentType.CREDIT_MEMO) == 1100
+
+
+def test_a_unit_that_ships_although_it_was_refunded_is_credited_and_shown_to_somebody(
+    backbone: Backbone,
+) -> None:
+    items(backbone, "A")
+    backbone.stock("A", WH=5)
+    everything = backbone.outside.warehouse
+    on_its_way: list[Any] = []
+
+    def crossing(command: Any) -> list[Any]:
+        if isinstance(command, FulfillmentRequested):
+            on_its_way.extend(everything(command))
+            return []
+        return [on_its_way.pop()] if on_its_way else []
+
+    backbone.outside.warehouse = crossing
+    placed = order(1, ("A", 1, 1000), state=TenderState.CAPTURED)
+    backbone.send(placed)
+    backbone.run()
+    backbone.send(a_channel_refund(placed, 1, 1000))
+    backbone.run()
+    assert [held.reason_code for held in backbone.published(OrderHeld)] == ["order.cancel_refused"]
+    backbone.pass_time(days=30)
+    assert booked(backbone, DocumentType.INVOICE) == booked(backbone, DocumentType.CREDIT_MEMO) == 1100
+    assert booked(backbone, DocumentType.PAYMENT) == 0
+    backbone.send(an_inspection(backbone, placed))
+    backbone.run()
+    assert backbone.dead_letters() == []
+    assert backbone.outside.refunded == 0
+    assert the_order(backbone, placed).stage is Stage.COMPLETED
