@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from crossdock_local.addresses import local_directory
+from crossdock_local.addresses import LOOPBACK, local_directory
+from crossdock_local.processes import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka, pytest.mark.timeout(400)]
 
@@ -44,7 +45,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     if jars.is_dir():
         (local / "kafka").mkdir()
         (local / "kafka" / "lib").symlink_to(jars)
-    return {**os.environ, "CROSSDOCK_LOCAL_DIR": str(local)}
+    [port] = free_ports(LOOPBACK, 1)
+    return {**os.environ, "CROSSDOCK_LOCAL_DIR": str(local), "CROSSDOCK_GATEWAY_PORT": str(port)}
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from crossdock_tools.invocation import command_name
+
 if TYPE_CHECKING:
     from crossdock_local.cluster import ComponentStatus
 
@@ -36,7 +38,8 @@ def up(as_json: AsJson = False) -> None:
         return
     print()
     _print_table(components)
-    print("\nNext: crossdock schemas register, then crossdock topics apply")
+    name = command_name()
+    print(f"\nNext: {name} schemas register, then {name} topics apply")
 
 
 def down(wipe: Wipe = False, as_json: AsJson = False) -> None:

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from crossdock_tools.cluster import demo_directory
+from crossdock_tools.invocation import command_name
 from crossdock_tools.schemas.commands import JsonOption, repository
 
 
@@ -46,7 +47,8 @@ def demo(
         print(json.dumps({"summary": result, "disagreements": problems}, indent=1))
     else:
         _print(result)
-        print(f"\nwritten to {path}; follow one order with: crossdock trace --channel shopify --ref '#901'")
+        print(f"\nwritten to {path}; follow one order with:")
+        print(f"  {command_name()} trace --channel shopify --ref '#901'")
     if problems:
         raise DemoError("the books disagree:\n  " + "\n  ".join(problems))
 

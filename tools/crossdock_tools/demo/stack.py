@@ -84,6 +84,7 @@ def running(
         announce(f"starting {len(SIMULATORS)} simulated systems, {len(SERVICES)} services and the gateway")
         with announced(found), stack.supervisor:
             stack.supervisor.wait_healthy(_HEALTHY_WITHIN_S)
+            announce(f"everything is up; the gateway's pages are at {stack.gateway_url}/docs")
             yield stack
 
 
