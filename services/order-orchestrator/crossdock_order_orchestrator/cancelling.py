@@ -44,6 +44,7 @@ from crossdock_order_orchestrator.model import (
     UnitsReturned,
     being_cancelled,
     cancellable_units,
+    cancelled_for_channel,
     components,
     is_till_sale,
     live_units,
@@ -163,6 +164,7 @@ def _announce(
     """Take the units off, free their stock, tell everybody, and close an order of which nothing is left."""
     withdrawn = origin is Origin.CHANNEL
     matched = _matched_refund(decision.order, cancel_id, lines) if withdrawn and not refunded else None
+    for_channel = cancelled_for_channel(decision.order, {line.line_id: line.units for line in lines})
     decision.emit(
         UnitsCancelled(cancel_id=cancel_id, lines=lines, withdrawn=withdrawn, refunded=refunded),
         *((matched,) if matched is not None else ()),
@@ -179,6 +181,7 @@ def _announce(
             cancel_id=cancel_id,
             reason_code=reason_code,
             lines=tuple(LineUnits(line_id=line.line_id, units=line.units) for line in lines),
+            channel_lines=for_channel,
             complete=complete,
             channel=order.source.channel,
             shop=order.source.shop,

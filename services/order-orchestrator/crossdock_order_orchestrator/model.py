@@ -50,7 +50,7 @@ from crossdock_order_orchestrator.state_records import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
 # An order's own ids that are remembered against redelivery. Shipments, cancellations, refunds and credits each take at
@@ -399,6 +399,48 @@ def channel_line_id(line: Line) -> str:
 def components(order: OrderState, line_id: str) -> tuple[Line, ...]:
     """The lines that a channel's or our own line id means: itself, or the components of its kit."""
     return tuple(line for line in order.lines if line_id in (line.line_id, line.parent_line_id))
+
+
+def completed_for_channel(order: OrderState, shipped: Mapping[LineId, int]) -> tuple[LineUnits, ...]:
+    """What becomes complete when these base units ship, in the channel's lines and units.
+
+    A unit of the channel's line has shipped once all that is in it has; what ships ahead counts with what completes it.
+    """
+    return _grown(order, lambda line: (line.shipped, line.shipped + shipped.get(line.line_id, 0)), _whole)
+
+
+def cancelled_for_channel(order: OrderState, cancelled: Mapping[LineId, int]) -> tuple[LineUnits, ...]:
+    """What can no longer ship whole when these base units are cancelled, in the channel's lines and units.
+
+    A unit of the channel's line is cancelled with the first part of it, so that in the end each has shipped or is cancelled.
+    """
+    return _grown(
+        order, lambda line: (line.cancelled, line.cancelled + cancelled.get(line.line_id, 0)), _begun
+    )
+
+
+def _whole(parts: list[tuple[int, int]]) -> int:
+    return min(units // per_unit for units, per_unit in parts)
+
+
+def _begun(parts: list[tuple[int, int]]) -> int:
+    return max(-(-units // per_unit) for units, per_unit in parts)
+
+
+def _grown(
+    order: OrderState,
+    change: Callable[[Line], tuple[int, int]],
+    folded: Callable[[list[tuple[int, int]]], int],
+) -> tuple[LineUnits, ...]:
+    """By how much the units of each of the channel's lines grow. `change`: base units of one of ours before and after."""
+    before: dict[str, list[tuple[int, int]]] = {}
+    after: dict[str, list[tuple[int, int]]] = {}
+    for line in order.lines:
+        old, new = change(line)
+        before.setdefault(channel_line_id(line), []).append((old, line.per_unit))
+        after.setdefault(channel_line_id(line), []).append((new, line.per_unit))
+    grown = {line_id: folded(parts) - folded(before[line_id]) for line_id, parts in after.items()}
+    return tuple(LineUnits(line_id=LineId(line_id), units=units) for line_id, units in grown.items() if units)
 
 
 def being_cancelled(cancels: Iterable[PendingCancel], line_id: str) -> int:

@@ -33,6 +33,7 @@ from crossdock_order_orchestrator.model import (
     UNPAID,
     DeadlineMoved,
     OrderClosed,
+    completed_for_channel,
     is_ours_to_ship,
     is_till_sale,
     nothing_open,
@@ -180,10 +181,13 @@ def _ship(
                     sku=line.sku,
                     units=units[line.line_id],
                     amounts=_worth(line, units[line.line_id]),
+                    parent_line_id=line.parent_line_id,
+                    per_unit=line.per_unit,
                 )
                 for line in order.lines
                 if units.get(line.line_id, 0) > 0
             ),
+            channel_lines=completed_for_channel(order, units),
             shipping=None if charged else order.shipping,
             other_minor=0 if charged else order.other_minor,
             currency=order.source.currency,
