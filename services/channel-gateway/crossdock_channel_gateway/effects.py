@@ -31,6 +31,7 @@ from crossdock_canonical.records import (
     ReturnAuthorized,
     ReturnDeclined,
     ReturnExpected,
+    ReturnLine,
     VoidPayment,
     WarehouseLine,
 )
@@ -199,9 +200,11 @@ def _order_news(record: OrderShipped | OrderRejected | OrderCancelled | RefundRe
         case OrderShipped():
             if record.release == 0 or record.fulfilled_by is FulfilledBy.MARKETPLACE:
                 return None
+            if not record.channel_lines:
+                return None  # A part of a kit or case: told with the shipment that completes it.
             body = order | {
                 "shipment_id": record.shipment_id,
-                "lines": [{"line_id": line.line_id, "units": line.units} for line in record.lines],
+                "lines": _line_units(record.channel_lines),
                 "location": record.location,
                 "carrier": record.carrier,
                 "tracking": record.tracking,
@@ -214,10 +217,12 @@ def _order_news(record: OrderShipped | OrderRejected | OrderCancelled | RefundRe
         case OrderCancelled():
             if record.origin is Origin.CHANNEL:
                 return None
+            if not record.channel_lines and not record.complete:
+                return None  # More of a kit or case that is told to be cancelled already.
             body = order | {
                 "cancel_id": record.cancel_id,
                 "reason_code": record.reason_code,
-                "lines": _line_units(record.lines),
+                "lines": _line_units(record.channel_lines),
                 "complete": record.complete,
             }
             return _put("channels", f"/{channel}/cancellations/{_segment(record.cancel_id)}", body)
@@ -241,7 +246,7 @@ def _return_news(record: ReturnAuthorized | ReturnDeclined) -> Effect:
                 "rma_id": record.rma_id,
                 "status": "authorized",
                 "external_id": record.external_id,
-                "lines": [{"line_id": line.line_id, "units": line.units} for line in record.lines],
+                "lines": _line_units(record.channel_lines),
                 "expires_at": record.expires_at.isoformat(),
             }
             return _put(
@@ -276,7 +281,7 @@ def _warehouse_lines(lines: tuple[WarehouseLine, ...]) -> list[dict[str, Any]]:
     return [{"line_id": line.line_id, "sku": line.sku, "units": line.units} for line in lines]
 
 
-def _line_units(lines: tuple[LineUnits, ...]) -> list[dict[str, Any]]:
+def _line_units(lines: tuple[LineUnits | ReturnLine, ...]) -> list[dict[str, Any]]:
     return [{"line_id": line.line_id, "units": line.units} for line in lines]
 
 

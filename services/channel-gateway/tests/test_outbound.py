@@ -79,6 +79,7 @@ def shipped(**changes: Any) -> OrderShipped:
         "shop": "harbour.example",
         "external_id": "77",
         "lines": (ShippedLine(line_id=LineId("1"), sku=Sku("MUG"), units=2, amounts=Amounts.zero("EUR")),),
+        "channel_lines": (LineUnits(line_id=LineId("1"), units=2),),
         "currency": "EUR",
         "carrier": "Parcel",
         "tracking": "T1",
@@ -99,18 +100,20 @@ def refunded(origin: Origin = Origin.US) -> RefundRecorded:
     )
 
 
-def cancelled(origin: Origin = Origin.US) -> OrderCancelled:
-    return OrderCancelled(
-        order_id=ORDER,
-        cancel_id="x",
-        reason_code="order.out_of_stock",
-        lines=(LineUnits(line_id=LineId("1"), units=1),),
-        complete=True,
-        channel="shopify",
-        shop="harbour.example",
-        external_id="77",
-        origin=origin,
-    )
+def cancelled(origin: Origin = Origin.US, **changes: Any) -> OrderCancelled:
+    facts: dict[str, Any] = {
+        "order_id": ORDER,
+        "cancel_id": "x",
+        "reason_code": "order.out_of_stock",
+        "lines": (LineUnits(line_id=LineId("1"), units=1),),
+        "channel_lines": (LineUnits(line_id=LineId("1"), units=1),),
+        "complete": True,
+        "channel": "shopify",
+        "shop": "harbour.example",
+        "external_id": "77",
+        "origin": origin,
+    }
+    return OrderCancelled(**(facts | changes))
 
 
 ENCODED = f"{ORDER}%2F1"
@@ -186,6 +189,41 @@ def test_every_outbound_record_has_been_thought_of() -> None:
 )
 def test_what_the_channel_did_itself_is_no_news_to_it(record: Any) -> None:
     assert effect_of(record) is None
+
+
+def test_a_channel_is_told_its_own_lines_and_units() -> None:
+    kit = (LineUnits(line_id=LineId("KIT"), units=1),)
+    components = tuple(
+        ShippedLine(
+            line_id=LineId(f"KIT/{number}"),
+            sku=Sku(f"PART-{number}"),
+            units=2,
+            amounts=Amounts.zero("EUR"),
+            parent_line_id="KIT",
+            per_unit=2,
+        )
+        for number in (1, 2)
+    )
+    parts = tuple(LineUnits(line_id=part.line_id, units=part.units) for part in components)
+    told = [{"line_id": "KIT", "units": 1}]
+    assert effect_of(shipped(lines=components, channel_lines=kit)).body["lines"] == told
+    assert effect_of(cancelled(lines=parts, channel_lines=kit)).body["lines"] == told
+    authorized = ReturnAuthorized(
+        order_id=ORDER,
+        rma_id="R1",
+        channel="shopify",
+        external_id="77",
+        lines=tuple(ReturnLine(line_id=part.line_id, units=part.units) for part in parts),
+        channel_lines=(ReturnLine(line_id=LineId("KIT"), units=1),),
+        expires_at=NOW,
+    )
+    assert effect_of(authorized).body["lines"] == told
+
+
+def test_a_part_of_a_kit_is_told_with_what_completes_it() -> None:
+    assert effect_of(shipped(channel_lines=())) is None
+    assert effect_of(cancelled(channel_lines=(), complete=False)) is None
+    assert effect_of(cancelled(channel_lines=(), complete=True)).body["complete"]
 
 
 def test_the_note_of_our_refund_is_understood_when_the_channel_echoes_it() -> None:

@@ -53,9 +53,12 @@ from crossdock_returns.model import (
     Policy,
     ShipmentLearned,
     WaitingInput,
+    base_units,
+    components,
     expiry_name,
     find_line,
     find_rma,
+    in_channel_units,
     is_settled,
     returnable_units,
     waiting_name,
@@ -136,6 +139,8 @@ def _take(decision: _Decision, command: WaitingInput) -> None:
     if waiting_name(command) in decision.state.timers:
         decision.add(Ignored("return.duplicate", f"{waiting_name(command)} already waits"))
         return
+    if not _unknown_lines(decision.state, command.lines):
+        command = _taken_apart(decision.state, command)
     match command:
         case ReturnRequested():
             _request(decision, command)
@@ -143,6 +148,23 @@ def _take(decision: _Decision, command: WaitingInput) -> None:
             _receive(decision, command)
         case ReturnInspected():
             _inspect(decision, command)
+
+
+def _taken_apart(state: OrderReturns, command: WaitingInput) -> WaitingInput:
+    """The input in our own lines: a kit's channel line is its components that shipped. Every line is known."""
+    if isinstance(command, ReturnInspected):
+        graded = tuple(
+            replace(line, line_id=part.line_id, units=base_units(part, line.line_id, line.units))
+            for line in command.lines
+            for part in components(state, line.line_id)
+        )
+        return replace(command, lines=graded)
+    lines = tuple(
+        replace(line, line_id=part.line_id, units=base_units(part, line.line_id, line.units))
+        for line in command.lines
+        for part in components(state, line.line_id)
+    )
+    return replace(command, lines=lines)
 
 
 def _ship(decision: _Decision, shipment: OrderShipped) -> None:
@@ -403,6 +425,7 @@ def _authorized(decision: _Decision, rma_id: str, lines: tuple[ReturnLine, ...])
         channel=decision.state.channel,
         external_id=decision.state.external_id,
         lines=lines,
+        channel_lines=in_channel_units(decision.state, lines),
         expires_at=decision.now + decision.policy.validity,
     )
 
@@ -412,7 +435,7 @@ def _declined(order_id: OrderId, rma_id: str, reason_code: str) -> ReturnDecline
 
 
 def _unknown_lines(state: OrderReturns, lines: Iterable[ReturnLine | InspectedLine]) -> frozenset[LineId]:
-    return frozenset(line.line_id for line in lines if find_line(state, line.line_id) is None)
+    return frozenset(line.line_id for line in lines if not components(state, line.line_id))
 
 
 def _merged(lines: tuple[ReturnLine, ...]) -> tuple[ReturnLine, ...]:

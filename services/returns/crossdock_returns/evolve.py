@@ -143,7 +143,11 @@ def _ship(state: OrderReturns, shipment: OrderShipped) -> OrderReturns:
     lines = {line.line_id: line for line in state.lines}
     for shipped in shipment.lines:
         known = lines.get(shipped.line_id) or ReturnableLine(
-            line_id=shipped.line_id, sku=shipped.sku, lots=()
+            line_id=shipped.line_id,
+            sku=shipped.sku,
+            lots=(),
+            parent_line_id=shipped.parent_line_id,
+            per_unit=shipped.per_unit,
         )
         lines[shipped.line_id] = replace(known, lots=(*known.lots, _lot(shipment, shipped)))
     return replace(

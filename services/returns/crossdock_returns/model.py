@@ -1,15 +1,17 @@
 """What the returns core decides with: its policy, its private events, and questions to its state.
 
 `decide`, `crediting` and `evolve` import this. A return (RMA) belongs to one order; goods may come back to
-any location, with or without a request. Units are base units of the sku.
+any location, with or without a request. Units are base units of the sku; only an input may speak of a kit by the channel's
+line and count kits, and is taken apart when it is decided.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from crossdock_canonical.identity import OrderId
+from crossdock_canonical.identity import LineId, OrderId
 from crossdock_canonical.records import (
     CreditGranted,
     OrderShipped,
@@ -148,6 +150,33 @@ def expiry_name(rma_id: str) -> str:
 def find_line(state: OrderReturns, line_id: str) -> ReturnableLine | None:
     """The shipped line, None when nothing of it is known to have shipped."""
     return next((line for line in state.lines if line.line_id == line_id), None)
+
+
+def components(state: OrderReturns, line_id: str) -> tuple[ReturnableLine, ...]:
+    """The shipped lines that a line id means: itself, or the components of the kit that the channel knows by it."""
+    return tuple(line for line in state.lines if line_id in (line.line_id, line.parent_line_id))
+
+
+def base_units(line: ReturnableLine, line_id: str, units: int) -> int:
+    """Base units of a shipped line that `units` under `line_id` mean: kits under the kit's id, else base units."""
+    return units * line.per_unit if line_id == line.parent_line_id else units
+
+
+def in_channel_units(state: OrderReturns, lines: Iterable[ReturnLine]) -> tuple[ReturnLine, ...]:
+    """The same in the channel's lines and units, for telling it. A kit or case comes back with the first part of it."""
+    found: dict[LineId, ReturnLine] = {}
+    for line in lines:
+        known = find_line(state, line.line_id)
+        assert known is not None, "only shipped lines are authorised"
+        line_id = LineId(known.parent_line_id or known.line_id)
+        units = -(-line.units // known.per_unit)
+        before = found.get(line_id)
+        found[line_id] = (
+            replace(line, line_id=line_id, units=units)
+            if before is None
+            else replace(before, units=max(before.units, units))
+        )
+    return tuple(found.values())
 
 
 def find_rma(state: OrderReturns, rma_id: str) -> Rma | None:

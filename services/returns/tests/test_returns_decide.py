@@ -160,6 +160,7 @@ def test_a_return_within_window_and_quantity_is_authorized_and_expected():
             channel="shopify",
             external_id="1001",
             lines=(ReturnLine(line_id=JACKET, units=1), ReturnLine(line_id=SOCKS, units=2)),
+            channel_lines=(ReturnLine(line_id=JACKET, units=1), ReturnLine(line_id=SOCKS, units=2)),
             expires_at=expires_at,
         ),
         ReturnExpected(
@@ -457,3 +458,53 @@ def test_state_survives_its_encoding():
     ).state
 
     assert OrderReturns.from_avro(state.to_avro()) == state
+
+
+KIT, KIT_CUP, KIT_SPOONS = LineId("7"), LineId("7/1"), LineId("7/2")
+
+
+def a_kit_shipment(*, kits: int = 2) -> OrderShipped:
+    """Kits of one cup and two spoons, for 9.00 each."""
+    lines = tuple(
+        ShippedLine(
+            line_id=line_id,
+            sku=Sku(sku),
+            units=kits * per_unit,
+            amounts=Amounts(currency="EUR", goods=goods * kits),
+            parent_line_id=KIT,
+            per_unit=per_unit,
+        )
+        for line_id, sku, per_unit, goods in ((KIT_CUP, "CUP", 1, 500), (KIT_SPOONS, "SPOON", 2, 400))
+    )
+    return replace(a_shipment(), lines=lines)
+
+
+def test_a_request_for_a_kit_authorises_its_components_and_tells_the_channel_the_kit():
+    outcome = SPEC.after(a_kit_shipment()).when(a_request((KIT, 1)))
+    authorized = outcome.one(ReturnAuthorized)
+    assert [(line.line_id, line.units) for line in authorized.lines] == [(KIT_CUP, 1), (KIT_SPOONS, 2)]
+    assert [(line.line_id, line.units) for line in authorized.channel_lines] == [(KIT, 1)]
+    expected = outcome.one(ReturnExpected)
+    assert [(line.sku, line.units) for line in expected.lines] == [("CUP", 1), ("SPOON", 2)]
+
+
+def test_one_component_is_a_kit_for_the_channel():
+    authorized = SPEC.after(a_kit_shipment()).when(a_request((KIT_SPOONS, 1))).one(ReturnAuthorized)
+    assert [(line.line_id, line.units) for line in authorized.lines] == [(KIT_SPOONS, 1)]
+    assert [(line.line_id, line.units) for line in authorized.channel_lines] == [(KIT, 1)]
+
+
+def test_more_kits_than_shipped_are_declined():
+    declined = SPEC.after(a_kit_shipment(kits=1)).when(a_request((KIT, 2))).one(ReturnDeclined)
+    assert declined.reason_code == "return.more_than_shipped"
+
+
+def test_kits_that_came_before_their_shipment_is_known_are_restocked_and_credited():
+    outcome = SPEC.after(an_inspection((KIT, 1, Grade.SELLABLE))).when(a_kit_shipment())
+    restocked = outcome.all(RestockReturn)
+    assert [(each.line_id, each.sku, each.units) for each in restocked] == [
+        (KIT_CUP, "CUP", 1),
+        (KIT_SPOONS, "SPOON", 2),
+    ]
+    credit = outcome.one(CreditProposed)
+    assert sum(line.amounts.due for line in credit.lines) == 900

@@ -139,7 +139,8 @@ class Outcome:
     def _shipped(self, shipped: OrderShipped) -> None:
         self.facts[DocumentType.DELIVERY] += 1
         self.facts[DocumentType.INVOICE] += 1
-        if shipped.fulfilled_by is FulfilledBy.SELLER and shipped.channel != "pos":
+        told = shipped.fulfilled_by is FulfilledBy.SELLER and shipped.channel != "pos"
+        if told and shipped.channel_lines:
             self.acknowledged.add((shipped.channel, shipped.shipment_id))
 
     def _moved(self, moved: StockMoved) -> None:
