@@ -7,12 +7,26 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from toy import START, Add, Added, Balance, Bench, CounterState, Later, Payment, Rate, Told, partition_of
+from toy import (
+    PARTITIONS,
+    START,
+    Add,
+    Added,
+    Balance,
+    Bench,
+    CounterState,
+    Later,
+    Payment,
+    Rate,
+    Told,
+    partition_of,
+)
 
 from crossdock_eventing import names
-from crossdock_eventing.broker.interface import TopicPartition
+from crossdock_eventing.broker.interface import TopicPartition, TopicSpec
 from crossdock_eventing.envelope import header
 from crossdock_eventing.service import Answer
+from crossdock_eventing.worker import UnequalPartitions
 
 BenchFactory = Callable[..., Bench]
 
@@ -378,3 +392,59 @@ def test_a_timer_survives_a_restart_and_now_never_goes_back(bench: Bench) -> Non
     bench.clock._now = START - timedelta(days=1)
     again.step(wait=False)
     assert again._now == before
+
+
+def test_small_batches_wait_for_company_but_not_for_long(bench: Bench) -> None:
+    """Dry input commits 20 ms after the last commit, steady input after 100 ms, a full batch at once."""
+    worker = bench.worker(commit_interval_s=0.020, commit_interval_s_max=0.100, batch_max=5)
+    bench.settle(worker)
+    bench.clock.advance(1)
+    worker.step(wait=False)
+    worker._last_commit_s = bench.clock.monotonic_s()
+    bench.send(add("a", 1, "r1"))
+    assert [worker.step(wait=False), worker.step(wait=False)] == [0, 0], (
+        "dry, but too soon after the last commit"
+    )
+    bench.clock.advance(0.021)
+    assert worker.step(wait=False) == 1
+    for number in range(4):
+        bench.send(add("a", 1, f"steady-{number}"))
+        bench.clock.advance(0.035)
+        settled = worker.step(wait=False)
+        assert settled == (0 if number < 3 else 4), "there is always more to take: the longest wait decides"
+        worker._last_commit_s = bench.clock.monotonic_s() if settled else worker._last_commit_s
+    bench.send(*(add("a", 1, f"full-{number}") for number in range(5)))
+    assert worker.step(wait=False) == 5
+
+
+def test_a_step_fires_a_bounded_number_of_timers(bench: Bench) -> None:
+    worker = bench.worker(timers_max=2)
+    bench.send(*(add(f"k{number}", 0, "deadline") for number in range(5)))
+    bench.settle(worker)
+    bench.clock.advance(61)
+    fired = [worker.step(wait=False) for _ in range(10)]
+    assert sum(fired) == 5
+    assert max(fired) <= 2
+
+
+def test_a_service_whose_topics_differ_in_partitions_does_not_start(bench: Bench) -> None:
+    bench.admin.delete_topics([Payment.TOPIC])
+    bench.admin.create_topics([TopicSpec(Payment.TOPIC, PARTITIONS + 1)])
+    with pytest.raises(UnequalPartitions, match=Payment.TOPIC):
+        bench.worker()
+
+
+def test_a_task_starts_when_the_last_of_its_inputs_is_here(bench: Bench) -> None:
+    worker = bench.worker()
+    whole = worker._consumer.assignment
+    worker._consumer.assignment = lambda: frozenset(
+        each for each in whole() if each != TopicPartition(Payment.TOPIC, 0)
+    )
+    bench.send(add("a", 1), add("b", 1), add("c", 1), add("d", 1))
+    bench.settle(worker)
+    assert worker.partitions == {1}
+    worker._consumer.assignment = whole
+    worker._on_assign([TopicPartition(Payment.TOPIC, 0)])
+    bench.settle(worker)
+    assert worker.partitions == {0, 1}
+    assert len(bench.published(Added)) == 4

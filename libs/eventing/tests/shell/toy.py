@@ -345,7 +345,7 @@ class Bench:
             clock=self.clock,
             open_store=open_store,
             ordinal=ordinal,
-            pace=Pace(commit_interval_s=0.0, **pace),
+            pace=Pace(**{"commit_interval_s": 0.0, **pace}),
         )
         return self.workers[ordinal]
 
