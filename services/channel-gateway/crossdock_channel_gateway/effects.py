@@ -153,24 +153,19 @@ def _not_stopped(record: FulfillmentCancelRequested, reason: str) -> Intake:
 
 def _payment(record: CapturePayment | VoidPayment | RefundPayment) -> Effect:
     """The provider's event tells the outcome; only a refusal, after which no event comes, is reported here."""
-    refused: Callable[[str], Intake] | None
     match record:
         case CapturePayment():
             kind, reference = "captures", record.capture_id
-
-            def refused(reason: str) -> Intake:
-                return payments.intake(
-                    PaymentDeclined(order_id=record.order_id, reference=reference, reason=reason)
-                )
+        case VoidPayment():
+            kind, reference = "voids", record.void_id
         case RefundPayment():
             kind, reference = "refunds", record.refund_id
 
-            def refused(reason: str) -> Intake:
-                return payments.intake(
-                    RefundFailed(order_id=record.order_id, refund_id=reference, reason=reason)
-                )
-        case VoidPayment():
-            kind, reference, refused = "voids", record.void_id, None
+    def refused(reason: str) -> Intake:
+        if isinstance(record, RefundPayment):
+            return payments.intake(RefundFailed(order_id=record.order_id, refund_id=reference, reason=reason))
+        return payments.intake(PaymentDeclined(order_id=record.order_id, reference=reference, reason=reason))
+
     return Effect(
         system="psp",
         method="POST",

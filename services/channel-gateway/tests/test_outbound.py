@@ -304,6 +304,10 @@ async def test_what_an_earlier_owner_may_have_done_is_looked_up_first() -> None:
     [
         (capture(), PaymentDeclined(order_id=ORDER, reference="c/1", reason="no")),
         (
+            VoidPayment(order_id=ORDER, void_id="v", tender_reference="t", amount=EUR),
+            PaymentDeclined(order_id=ORDER, reference="v", reason="no"),
+        ),
+        (
             RefundPayment(order_id=ORDER, refund_id="r", tender_reference="t", amount=EUR),
             RefundFailed(order_id=ORDER, refund_id="r", reason="no"),
         ),
