@@ -14,6 +14,8 @@ from backbone import Backbone
 from crossdock_canonical.identity import LineId
 from crossdock_canonical.money import Amounts, Money
 from crossdock_canonical.records import (
+    CancelRequested,
+    CapturePayment,
     ChannelOrderReceived,
     ChannelRefundReceived,
     DocumentType,
@@ -24,7 +26,10 @@ from crossdock_canonical.records import (
     OrderCompleted,
     OrderHeld,
     OrderShipped,
+    Origin,
+    PaymentDeclined,
     RefundLine,
+    RefundRecorded,
     ReturnInspected,
     TenderState,
 )
@@ -167,3 +172,93 @@ def test_a_unit_that_ships_although_it_was_refunded_is_credited_and_shown_to_som
     assert backbone.dead_letters() == []
     assert backbone.outside.refunded == 0
     assert the_order(backbone, placed).stage is Stage.COMPLETED
+
+
+def test_the_echo_of_a_stores_refund_is_no_second_refund(backbone: Backbone) -> None:
+    items(backbone, "A")
+    backbone.stock("A", WH=5)
+    placed = order(1, ("A", 1, 1000))
+    backbone.send(placed)
+    backbone.run()
+    paid = Money(minor=1100, currency="EUR")
+    backbone.send(an_inspection(backbone, placed, location="STORE", tender_refunded=paid))
+    backbone.run()
+    (refund,) = backbone.published(RefundRecorded)
+    echo = a_channel_refund(placed, 1, 1000, our_refund_id=refund.refund_id, lines=(), adjustment_minor=1100)
+    backbone.send(echo)
+    backbone.run()
+    (only,) = backbone.published(RefundRecorded)
+    assert (only.origin, only.over_refund_minor) == (Origin.STORE, 0)
+
+
+def test_goods_that_come_back_before_their_capture_is_answered_are_refunded_after_it(
+    backbone: Backbone,
+) -> None:
+    items(backbone, "A")
+    backbone.stock("A", WH=5)
+    pay = backbone.outside.payment
+    asked: list[Any] = []
+
+    def slow(command: Any) -> list[Any]:
+        asked.append(command)
+        return []
+
+    backbone.outside.payment = slow
+    placed = order(1, ("A", 1, 1000))
+    backbone.send(placed)
+    backbone.run()
+    backbone.send(an_inspection(backbone, placed))
+    backbone.run()
+    assert [type(command) for command in asked] == [CapturePayment]
+    assert [each.minor for each in the_order(backbone, placed).owed] == [1100]
+    backbone.outside.payment = pay
+    backbone.send(*pay(asked[0]))
+    backbone.run()
+    assert backbone.outside.captured == backbone.outside.refunded == 1100
+    assert the_order(backbone, placed).owed == ()
+    assert len(backbone.published(OrderCompleted)) == 1
+    assert backbone.published(OrderHeld) == []
+
+
+def test_a_void_that_nobody_answers_is_asked_for_again_and_then_shown_to_somebody(backbone: Backbone) -> None:
+    items(backbone, "A")
+    backbone.stock("A", WH=0)
+    asked: list[Any] = []
+
+    def silent(command: Any) -> list[Any]:
+        asked.append(command)
+        return []
+
+    pay = backbone.outside.payment
+    backbone.outside.payment = silent
+    placed = order(1, ("A", 1, 1000))
+    backbone.send(placed, CancelRequested(order_id=placed.order_id, request_id="c1", actor="support"))
+    backbone.run()
+    for _ in range(3):
+        backbone.pass_time(hours=7)
+    assert len(asked) == 3
+    assert {command.void_id for command in asked} == {f"{placed.order_id}/void/T1"}
+    held = backbone.published(OrderHeld)[-1]
+    assert (held.reason_code, held.owner) == ("order.payment_unanswered", "payments")
+    backbone.outside.payment = pay
+    backbone.pass_time(days=8)
+    assert len(asked) == 3
+    (tender,) = the_order(backbone, placed).tenders
+    assert tender.voided == 1100
+    assert [name for name in the_order(backbone, placed).timers if name != "forget"] == []
+
+
+def test_a_refused_void_is_shown_to_somebody(backbone: Backbone) -> None:
+    items(backbone, "A")
+    backbone.stock("A", WH=0)
+    backbone.outside.payment = lambda command: [
+        PaymentDeclined(
+            order_id=command.order_id,
+            reference=command.void_id,
+            reason="void_unavailable",
+        )
+    ]
+    placed = order(1, ("A", 1, 1000))
+    backbone.send(placed, CancelRequested(order_id=placed.order_id, request_id="c1", actor="support"))
+    backbone.run()
+    assert "order.void_failed" in [held.reason_code for held in backbone.published(OrderHeld)]

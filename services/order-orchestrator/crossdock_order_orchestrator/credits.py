@@ -16,10 +16,10 @@ from crossdock_order_orchestrator.ledger import overpaid_minor, refundable_total
 from crossdock_order_orchestrator.model import (
     CANCEL_REFUSED,
     CANCELLED_BY_CHANNEL,
-    CREDIT_SHORT,
     CreditMatched,
     RefundClaimed,
     RefundedUnitsShipped,
+    RefundOwed,
     Remembered,
     being_cancelled,
     cancellable_units,
@@ -27,7 +27,7 @@ from crossdock_order_orchestrator.model import (
     shipped_units,
     withdrawn_units,
 )
-from crossdock_order_orchestrator.payments import refund
+from crossdock_order_orchestrator.state_records import OwedRefund
 
 if TYPE_CHECKING:
     from crossdock_canonical.identity import LineId
@@ -45,7 +45,10 @@ def on_channel_refund(decision: Decision, event: ChannelRefundReceived) -> None:
     if event.refund_id in order.seen:
         decision.emit(Ignored("order.duplicate", f"refund {event.refund_id}"))
         return
-    ours = any(movement.movement_id == event.our_refund_id for movement in order.movements)
+    # A store's refund is ours to tell the channel of, too, and was remembered under its own id.
+    ours = event.our_refund_id in order.seen or any(
+        movement.movement_id == event.our_refund_id for movement in order.movements
+    )
     if event.our_refund_id is not None and ours:
         decision.emit(Ignored("refund.echo", f"our refund {event.our_refund_id} as {event.refund_id}"))
         return
@@ -272,9 +275,10 @@ def on_credit_proposed(decision: Decision, event: CreditProposed) -> None:
     if event.store_refund is not None:
         _record_store_refund(decision, event, event.store_refund)
     elif total > 0:
-        short = refund(decision, credit_id=event.credit_id, rma_id=event.rma_id, minor=total)
-        if short > 0:
-            decision.hold(CREDIT_SHORT, decision.policy.exception_deadline)
+        # Paid out with the next step, as far as the money is in: a capture may still be under way.
+        decision.emit(
+            RefundOwed(owed=OwedRefund(credit_id=event.credit_id, rma_id=event.rma_id, minor=total))
+        )
     if event.credit_id not in decision.order.seen:
         decision.emit(Remembered(subject_id=event.credit_id))
 

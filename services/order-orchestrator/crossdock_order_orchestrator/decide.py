@@ -54,6 +54,7 @@ from crossdock_order_orchestrator.decision import Decision
 from crossdock_order_orchestrator.early import Early, keep, recall
 from crossdock_order_orchestrator.intake import cancel_by_channel, merge, take
 from crossdock_order_orchestrator.model import (
+    ANSWER_TIMER,
     AUTHORIZATION_TIMER,
     AWAIT_TIMER,
     BACKORDERED,
@@ -67,6 +68,7 @@ from crossdock_order_orchestrator.model import (
     OUT_OF_STOCK,
     OVERDUE,
     OWNERS,
+    PAYMENT_UNANSWERED,
     PENDING,
     REFUND_FAILED,
     UNKNOWN_ORDER,
@@ -78,6 +80,8 @@ from crossdock_order_orchestrator.model import (
     is_till_sale,
 )
 from crossdock_order_orchestrator.payments import (
+    ask_again,
+    ask_all_again,
     on_authorization_lapsed,
     on_authorized,
     on_captured,
@@ -315,10 +319,15 @@ def _on_timer(decision: Decision, timer: TimerFired) -> None:
     if timer.name.startswith(AUTHORIZATION_TIMER):
         on_authorization_lapsed(decision, timer.name.removeprefix(AUTHORIZATION_TIMER))
         return
+    if timer.name.startswith(ANSWER_TIMER):
+        ask_again(decision, timer.name.removeprefix(ANSWER_TIMER))
+        return
     reason_code = timer.name.removeprefix(HOLD)
     match reason_code:
         case _ if reason_code in (CAPTURE_DECLINED, REFUND_FAILED, VOID_FAILED):
             retry(decision, _RETRIED[reason_code])
+        case _ if reason_code == PAYMENT_UNANSWERED:
+            ask_all_again(decision)
         case _ if reason_code == OVERDUE:
             decision.hold_again(OVERDUE, policy.overdue_after)
         case _ if reason_code in (UNPAID, PENDING):

@@ -36,17 +36,21 @@ from crossdock_canonical.records import (
 )
 from crossdock_order_orchestrator.ledger import refundable_minor
 from crossdock_order_orchestrator.model import (
+    ANSWER_TIMER,
     AUTHORIZATION_TIMER,
     AWAIT_TIMER,
     CANCEL_REFUSED,
+    CREDIT_SHORT,
     FORGET_TIMER,
     FRAUD_REVIEW,
     HOLD,
+    PAYMENT_UNANSWERED,
     REFUND_FAILED,
     REFUND_TIMER,
     SEEN_MAX,
     UNKNOWN_ORDER,
     VOID_FAILED,
+    AskedAgain,
     CancelAnswered,
     CancelRecorded,
     CreditMatched,
@@ -63,6 +67,7 @@ from crossdock_order_orchestrator.model import (
     RefundClaimed,
     RefundDeferred,
     RefundedUnitsShipped,
+    RefundOwed,
     Remembered,
     State,
     StockAnswered,
@@ -79,8 +84,10 @@ from crossdock_order_orchestrator.state_records import (
     FraudState,
     Line,
     Movement,
+    MovementKind,
     MovementStatus,
     OrderState,
+    OwedRefund,
     PendingCancel,
     TenderBooks,
 )
@@ -101,7 +108,14 @@ TENDER_RANK = {
     TenderState.REFUNDED: 3,
 }
 # What may still be due when an order has closed.
-_TIMERS_AFTER_CLOSING = (HOLD + REFUND_FAILED, HOLD + VOID_FAILED, HOLD + CANCEL_REFUSED, REFUND_TIMER)
+_TIMERS_AFTER_CLOSING = (
+    HOLD + REFUND_FAILED,
+    HOLD + VOID_FAILED,
+    HOLD + PAYMENT_UNANSWERED,
+    HOLD + CREDIT_SHORT,
+    HOLD + CANCEL_REFUSED,
+    REFUND_TIMER,
+)
 
 
 def evolve(state: State | None, event: Event) -> State | None:
@@ -184,6 +198,10 @@ def _evolve_order(order: OrderState, event: Event) -> OrderState:
             return _start_movement(order, event)
         case PaymentFailed():
             return _with_movement_status(order, event.movement_id, MovementStatus.FAILED)
+        case AskedAgain():
+            return _ask_again(order, event)
+        case RefundOwed():
+            return replace(order, owed=(*order.owed, event.owed), seen=_seen(order, event.owed.credit_id))
         case RefundDeferred():
             return _with_timer(order, REFUND_TIMER, event.until)
         case StockAnswered():
@@ -228,7 +246,11 @@ def _evolve_order(order: OrderState, event: Event) -> OrderState:
         case DeadlineMoved():
             return _with_timer(order, event.name, event.due)
         case OrderClosed():
-            kept = {name: due for name, due in order.timers.items() if name in _TIMERS_AFTER_CLOSING}
+            kept = {
+                name: due
+                for name, due in order.timers.items()
+                if name in _TIMERS_AFTER_CLOSING or name.startswith(ANSWER_TIMER)
+            }
             # The recipient is personal data: gone with the last reason to keep it.
             return replace(
                 order,
@@ -444,14 +466,39 @@ def _note_tender(order: OrderState, event: TenderNoted) -> OrderState:
 def _start_movement(order: OrderState, event: MovementStarted) -> OrderState:
     if event.replaces is not None:
         order = _with_movement_status(order, event.replaces, MovementStatus.REPLACED)
-    return replace(order, movements=(*order.movements, event.movement))
+        owed = order.owed
+    else:
+        owed = _less_owed(order.owed, event.movement)
+    order = replace(order, movements=(*order.movements, event.movement), owed=owed)
+    return _with_timer(order, ANSWER_TIMER + event.movement.movement_id, event.answer_by)
+
+
+def _ask_again(order: OrderState, event: AskedAgain) -> OrderState:
+    movements = tuple(
+        replace(movement, asked=movement.asked + 1) if movement.movement_id == event.movement_id else movement
+        for movement in order.movements
+    )
+    return _with_timer(replace(order, movements=movements), ANSWER_TIMER + event.movement_id, event.answer_by)
+
+
+def _less_owed(owed: tuple[OwedRefund, ...], movement: Movement) -> tuple[OwedRefund, ...]:
+    if movement.kind is not MovementKind.REFUND:
+        return owed
+    rest = (
+        replace(each, minor=each.minor - movement.minor) if each.credit_id == movement.credit_id else each
+        for each in owed
+    )
+    return tuple(each for each in rest if each.minor > 0)
 
 
 def _with_movement_status(order: OrderState, movement_id: str, status: MovementStatus) -> OrderState:
     def change(movement: Movement) -> Movement:
         return replace(movement, status=status) if movement.movement_id == movement_id else movement
 
-    return replace(order, movements=tuple(change(movement) for movement in order.movements))
+    answered = replace(order, movements=tuple(change(movement) for movement in order.movements))
+    if ANSWER_TIMER + movement_id not in order.timers:
+        return answered
+    return _with_timer(answered, ANSWER_TIMER + movement_id, None)
 
 
 def _record_payment(order: OrderState, event: PaymentRecorded) -> OrderState:

@@ -44,6 +44,7 @@ from crossdock_order_orchestrator.state_records import (
     Line,
     Movement,
     OrderState,
+    OwedRefund,
     PendingCancel,
     Stage,
     TenderBooks,
@@ -73,6 +74,7 @@ CAPTURE_DECLINED = "order.capture_declined"
 REFUND_FAILED = "order.refund_failed"
 VOID_FAILED = "order.void_failed"
 PAYMENT_SHORT = "order.payment_short"
+PAYMENT_UNANSWERED = "order.payment_unanswered"
 CREDIT_SHORT = "order.credit_exceeds_captured"
 CHARGED_BACK = "order.charged_back"
 OVERDUE = "order.overdue"
@@ -91,6 +93,7 @@ OWNERS: Mapping[str, str] = {
     REFUND_FAILED: "payments",
     VOID_FAILED: "payments",
     PAYMENT_SHORT: "payments",
+    PAYMENT_UNANSWERED: "payments",
     CREDIT_SHORT: "finance",
     CHARGED_BACK: "payments",
     FULFILLED_ELSEWHERE: "order-support",
@@ -105,6 +108,7 @@ REFUND_TIMER = "refund"
 FORGET_TIMER = "forget"
 AWAIT_TIMER = "await"
 AUTHORIZATION_TIMER = "authorization:"
+ANSWER_TIMER = "answer:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +127,7 @@ class Policy:
     authorization_lifetime: timedelta = timedelta(days=30)
     payment_retry_after: timedelta = timedelta(hours=6)
     payment_attempts_max: int = 3
+    payment_answer_within: timedelta = timedelta(hours=6)
     exception_deadline: timedelta = timedelta(days=7)
     channel_refund_grace: timedelta = timedelta(minutes=15)
     overdue_after: timedelta = timedelta(days=2)
@@ -189,7 +194,23 @@ class MovementStarted:
     """The provider is asked to move money; `replaces` names the failed attempt that this one follows."""
 
     movement: Movement
+    answer_by: datetime
     replaces: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedAgain:
+    """The provider did not answer and was asked again under the same id; without a time nobody asks a further time."""
+
+    movement_id: str
+    answer_by: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefundOwed:
+    """A credit is to be paid out as soon as what was captured allows it."""
+
+    owed: OwedRefund
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,6 +382,8 @@ Private = (
     | TenderLapsed
     | PaymentFailed
     | MovementStarted
+    | AskedAgain
+    | RefundOwed
     | RefundDeferred
     | StockAnswered
     | UnitsReturned

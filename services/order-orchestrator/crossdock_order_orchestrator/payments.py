@@ -33,13 +33,17 @@ from crossdock_order_orchestrator.ledger import (
     unsettled_minor,
 )
 from crossdock_order_orchestrator.model import (
+    ANSWER_TIMER,
     AUTHORIZATION_TIMER,
     CAPTURE_DECLINED,
     CHARGED_BACK,
+    CREDIT_SHORT,
     PAYMENT_SHORT,
+    PAYMENT_UNANSWERED,
     REFUND_FAILED,
     REFUND_TIMER,
     VOID_FAILED,
+    AskedAgain,
     MovementStarted,
     PaymentFailed,
     TenderLapsed,
@@ -165,6 +169,9 @@ def _tender(order: OrderState, reference: str) -> TenderBooks | None:
 def settle(decision: Decision, *, capture_id: str | None = None) -> None:
     """Start what the ledger calls for: captures for what shipped, refunds of what was overpaid, voids of what is left."""
     _capture(decision, capture_id or f"{decision.order.order_id}/capture")
+    _pay_owed(decision)
+    if not any(_is_unanswered(decision, movement) for movement in decision.order.movements):
+        decision.unhold(PAYMENT_UNANSWERED)
     if REFUND_TIMER not in decision.order.timers:
         overpaid = overpaid_minor(decision.order)
         if overpaid > 0:
@@ -214,6 +221,17 @@ def _capture(decision: Decision, base_id: str) -> None:
         decision.unhold(PAYMENT_SHORT)
 
 
+def _pay_owed(decision: Decision) -> None:
+    """Pay out what was credited, as far as money came in. What no capture under way can cover is somebody's decision."""
+    for owed in decision.order.owed:
+        refund(decision, credit_id=owed.credit_id, rma_id=owed.rma_id, minor=owed.minor)
+    order = decision.order
+    if not order.owed:
+        decision.unhold(CREDIT_SHORT)
+    elif not unsettled_minor(order, MovementKind.CAPTURE):
+        decision.hold(CREDIT_SHORT, decision.policy.exception_deadline)
+
+
 def _refund_overpaid(decision: Decision, minor: int) -> None:
     order = decision.order
     number = sum(movement.kind is MovementKind.REFUND for movement in order.movements) + 1
@@ -235,10 +253,9 @@ def _refund_overpaid(decision: Decision, minor: int) -> None:
     refund(decision, credit_id=credit_id, rma_id=None, minor=minor)
 
 
-def refund(decision: Decision, *, credit_id: str, rma_id: str | None, minor: int) -> int:
-    """Send money back for a credit, from the payments in their order. Returns what no payment could give."""
+def refund(decision: Decision, *, credit_id: str, rma_id: str | None, minor: int) -> None:
+    """Send money back for a credit, from the payments in their order, at most what they may give."""
     left = min(minor, refundable_total_minor(decision.order))
-    short = minor - left
     for tender in decision.order.tenders:
         part = min(left, refundable_minor(decision.order, tender))
         if part > 0:
@@ -255,7 +272,6 @@ def refund(decision: Decision, *, credit_id: str, rma_id: str | None, minor: int
                     rma_id=rma_id,
                 ),
             )
-    return short + left
 
 
 def _free_id(order: OrderState, base_id: str) -> str:
@@ -269,7 +285,12 @@ def _free_id(order: OrderState, base_id: str) -> str:
 
 
 def _start(decision: Decision, movement: Movement, *, replaces: str | None = None) -> None:
-    decision.emit(MovementStarted(movement=movement, replaces=replaces))
+    answer_by = decision.now + decision.policy.payment_answer_within
+    decision.emit(MovementStarted(movement=movement, answer_by=answer_by, replaces=replaces))
+    _ask(decision, movement)
+
+
+def _ask(decision: Decision, movement: Movement) -> None:
     order_id = decision.order.order_id
     amount = Money(minor=movement.minor, currency=decision.order.source.currency)
     reference = movement.tender_reference
@@ -298,6 +319,38 @@ def _start(decision: Decision, movement: Movement, *, replaces: str | None = Non
                     amount=amount,
                 )
             )
+
+
+def ask_again(decision: Decision, movement_id: str) -> None:
+    """The provider has not answered in time: ask again under the same id, or show it to somebody after the last time.
+
+    A provider answers a known id with what became of it, so that asking again moves nothing twice.
+    """
+    policy = decision.policy
+    movement = next(each for each in decision.order.movements if each.movement_id == movement_id)
+    if movement.asked < policy.payment_attempts_max:
+        decision.emit(
+            AskedAgain(movement_id=movement_id, answer_by=decision.now + policy.payment_answer_within)
+        )
+        _ask(decision, movement)
+        return
+    decision.drop_timer(ANSWER_TIMER + movement_id)
+    decision.hold(PAYMENT_UNANSWERED, policy.exception_deadline)
+
+
+def ask_all_again(decision: Decision) -> None:
+    """Nobody has found out what became of the unanswered movements: ask for each once more, and keep it shown."""
+    for movement in decision.order.movements:
+        if _is_unanswered(decision, movement):
+            decision.emit(AskedAgain(movement_id=movement.movement_id, answer_by=None))
+            _ask(decision, movement)
+    decision.hold_again(PAYMENT_UNANSWERED, decision.policy.exception_deadline)
+
+
+def _is_unanswered(decision: Decision, movement: Movement) -> bool:
+    """True when the provider was asked as often as it is by itself, and has not answered."""
+    overdue = ANSWER_TIMER + movement.movement_id not in decision.order.timers
+    return overdue and movement.status is MovementStatus.PENDING
 
 
 def retry(decision: Decision, kind: MovementKind) -> None:

@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     authorization_lifetime_s: float = Field(default=30 * _DAY_S, gt=0)
     payment_retry_after_s: float = Field(default=6 * _HOUR_S, gt=0)
     payment_attempts_max: int = Field(default=3, ge=1)
+    payment_answer_within_s: float = Field(default=6 * _HOUR_S, gt=0)
     exception_deadline_s: float = Field(default=7 * _DAY_S, gt=0)
     channel_refund_grace_s: float = Field(default=15 * _MINUTE_S, ge=0)
     overdue_after_s: float = Field(default=2 * _DAY_S, gt=0)
@@ -53,6 +54,7 @@ class Settings(BaseSettings):
             authorization_lifetime=timedelta(seconds=self.authorization_lifetime_s),
             payment_retry_after=timedelta(seconds=self.payment_retry_after_s),
             payment_attempts_max=self.payment_attempts_max,
+            payment_answer_within=timedelta(seconds=self.payment_answer_within_s),
             exception_deadline=timedelta(seconds=self.exception_deadline_s),
             channel_refund_grace=timedelta(seconds=self.channel_refund_grace_s),
             overdue_after=timedelta(seconds=self.overdue_after_s),
