@@ -22,7 +22,9 @@ from crossdock_channel_gateway.publish import Publisher
 
 log = structlog.get_logger()
 
-# Statuses that say "not now" rather than "never".
+# Statuses that judge the request itself: "never". Every other refusal is about the way there.
+_FINAL = frozenset({400, 402, 409, 410, 422})
+# Statuses that pass by themselves. What else is refused (an expired token, a proxy's 404) waits for somebody to act.
 _LATER = frozenset({408, 423, 425, 429})
 _REASON_MAX = 300
 
@@ -41,10 +43,14 @@ class Never:
 
 @dataclass(frozen=True, slots=True)
 class Away:
-    """The system did not answer usefully; `acted` is None when nobody can tell whether it acted."""
+    """The system did not answer usefully; `acted` is None when nobody can tell whether it acted.
+
+    blocked: True when only a person can end it, who must hear of it: credentials, an address, a proxy.
+    """
 
     reason: str
     acted: bool | None
+    blocked: bool = False
 
 
 Outcome = Done | Never | Away
@@ -70,7 +76,8 @@ class HttpCaller:
         self._systems = systems
 
     async def send(self, effect: Effect) -> Outcome:
-        return await self._attempt(effect, effect.method, effect.path, body=effect.body) or Never("404")
+        outcome = await self._attempt(effect, effect.method, effect.path, body=effect.body)
+        return outcome or Away("HTTP 404", acted=False, blocked=True)
 
     async def find(self, effect: Effect) -> Outcome | None:
         return await self._attempt(effect, "GET", effect.lookup, body=None)
@@ -81,7 +88,10 @@ class HttpCaller:
         url = URL(self._systems[effect.system].rstrip("/") + path, encoded=True)
         headers = effect.headers if method != "GET" else {}
         try:
-            async with self._session.request(method, url, json=body, headers=headers) as response:
+            # A redirect would turn a POST into a GET, and the page it leads to is no answer.
+            async with self._session.request(
+                method, url, json=body, headers=headers, allow_redirects=False
+            ) as response:
                 text = await response.text(errors="replace")
                 if response.status == 404:
                     return None
@@ -105,12 +115,12 @@ def _outcome(status: int, text: str, answer: dict[str, Any]) -> Outcome:
         if answer.get("status") == "declined":
             return Never(str(answer.get("reason", "declined"))[:_REASON_MAX])
         return Done()
-    if status in _LATER:
-        return Away(f"HTTP {status}", acted=False)
-    if 400 <= status < 500:
+    if status in _FINAL:
         reason = answer.get("reason") or answer.get("detail") or text
         return Never(f"HTTP {status}: {reason}"[:_REASON_MAX])
-    return Away(f"HTTP {status}", acted=None)
+    if status >= 500:
+        return Away(f"HTTP {status}", acted=None)
+    return Away(f"HTTP {status}", acted=False, blocked=status not in _LATER)
 
 
 class Courier:
@@ -153,8 +163,10 @@ class Courier:
                 case Away():
                     uncertain = uncertain or outcome.acted is None
                     self._metrics.retries.labels(kind).inc()
-                    log.warning(
-                        "outbound.away",
+                    if outcome.blocked:
+                        self._metrics.blocked.labels(effect.system, outcome.reason).inc()
+                    (log.error if outcome.blocked else log.warning)(
+                        "outbound.blocked" if outcome.blocked else "outbound.away",
                         system=effect.system,
                         path=effect.path,
                         reason=outcome.reason,

@@ -12,6 +12,7 @@ MetricName = Literal[
     "crossdock_gateway_acknowledged_seconds",  # from request to the broker's acknowledgement, by source
     "crossdock_gateway_outbound_total",  # outbound records by type and outcome
     "crossdock_gateway_outbound_retries_total",  # calls repeated because a system was away or its answer was lost
+    "crossdock_gateway_outbound_blocked_total",  # calls that only a person can unblock (expired token), by system and status
     "crossdock_gateway_outbound_waiting",  # outbound records taken from the broker and not yet settled
     "crossdock_gateway_availability_rows",  # rows of the availability table
 ]
@@ -55,6 +56,12 @@ class Metrics:
             _name("crossdock_gateway_outbound_retries_total"),
             "Repeated calls",
             ["type"],
+            registry=self.registry,
+        )
+        self.blocked = Counter(
+            _name("crossdock_gateway_outbound_blocked_total"),
+            "Calls refused on the way there",
+            ["system", "status"],
             registry=self.registry,
         )
         self.waiting = Gauge(_name("crossdock_gateway_outbound_waiting"), "Unsettled", registry=self.registry)

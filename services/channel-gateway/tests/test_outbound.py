@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -394,6 +395,43 @@ async def test_answers_of_systems_are_understood() -> None:
         unreachable = await caller.send(effect_of(shipped()))
         assert isinstance(unreachable, Away)
         assert unreachable.acted is False
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        *((status, Never(f"HTTP {status}: no")) for status in (400, 402, 409, 410, 422)),
+        *((status, Away(f"HTTP {status}", acted=False)) for status in (408, 423, 425, 429)),
+        *(
+            (status, Away(f"HTTP {status}", acted=False, blocked=True))
+            for status in (302, 401, 403, 404, 405, 407, 413, 451)
+        ),
+        *((status, Away(f"HTTP {status}", acted=None)) for status in (500, 502, 503, 504)),
+    ],
+)
+async def test_only_a_judgement_of_the_call_itself_is_final(status: int, outcome: Any) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"reason": "no"}, status=status, headers={"Location": "/login"})
+
+    app = web.Application()
+    app.add_routes([web.put("/{path:.*}", answer)])
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        url = str(server.make_url(""))
+        caller = HttpCaller(session, {"wms": url, "psp": url, "channels": url})
+        assert await caller.send(effect_of(requested())) == outcome
+
+
+async def test_an_expired_token_is_waited_out_and_heard_of() -> None:
+    caller = ScriptedCaller(send=[Away("HTTP 401", acted=False, blocked=True)] * 2)
+    publisher, metrics = Remembering(), Metrics()
+    waiting = Courier(caller, publisher, metrics, backoff_initial_s=0.001, backoff_max_s=0.01)
+    with structlog.testing.capture_logs() as logs:
+        assert await waiting.carry_out("x", effect_of(requested()), fresh=True) is None
+    assert (publisher.records, caller.calls) == ([], ["send", "send", "send"])
+    heard = [(line["log_level"], line["system"], line["reason"]) for line in logs]
+    assert heard == [("error", "wms", "HTTP 401")] * 2
+    labels = {"system": "wms", "status": "HTTP 401"}
+    assert metrics.registry.get_sample_value("crossdock_gateway_outbound_blocked_total", labels) == 2
 
 
 async def test_a_lost_answer_to_a_put_is_not_repeated_behind_our_back() -> None:

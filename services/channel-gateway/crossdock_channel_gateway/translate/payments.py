@@ -77,7 +77,9 @@ class Declined(_Report):
     """The provider refused an authorisation, a capture or a void."""
 
     type: Literal["declined"]
-    reference: ours.Identifier = Field(description="Our capture or void id, or the tender of an authorisation.")
+    reference: ours.Identifier = Field(
+        description="Our capture or void id, or the tender of an authorisation."
+    )
     reason: ours.Text = ""
 
 

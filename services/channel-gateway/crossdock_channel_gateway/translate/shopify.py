@@ -23,6 +23,7 @@ from crossdock_canonical.records import (
     DeliveryMethod,
     IntakeKind,
     ItemReference,
+    RefundDisposition,
     RefundLine,
     Tender,
     TenderState,
@@ -50,6 +51,11 @@ _TENDER_STATES = {
 _PICKUP_WORDS = frozenset({"pickup", "pick_up", "pick-up", "local_pickup"})
 _PICKUP_ATTRIBUTE = "pickup_location"
 # Refund lines of these kinds are units that shipped and came back; the others never left.
+_DISPOSITIONS = {
+    "cancel": RefundDisposition.CANCELLED,
+    "return": RefundDisposition.RETURNED,
+    "no_restock": RefundDisposition.KEPT,
+}
 _RETURNED_KINDS = frozenset({"return", "no_restock", "legacy_restock"})
 # Our refund id as the outbound side writes it into the refund's note.
 REFUND_NOTE_PREFIX = "crossdock-refund:"
@@ -506,10 +512,12 @@ def _refund(root: Reader, *, shop: str, delivery: str) -> Intake:
             line_id=LineId(row.at("line_item_id").identifier()),
             units=row.at("quantity").whole(),
             amounts=Amounts(currency=currency, goods=subtotal - tax if taxes_included else subtotal, tax=tax),
+            disposition=_DISPOSITIONS.get(row.at("restock_type").text(), RefundDisposition.UNSPECIFIED),
         )
         for row, (subtotal, tax) in zip(rows, worth, strict=True)
     )
     kinds = {row.at("restock_type").text() for row in rows}
+    told = bool(kinds & _DISPOSITIONS.keys())
     record = ChannelRefundReceived(
         order_id=order_id(channel=CHANNEL, shop=shop, external_id=external_id),
         channel=CHANNEL,
@@ -521,7 +529,9 @@ def _refund(root: Reader, *, shop: str, delivery: str) -> Intake:
         adjustment_minor=root.bounded(amount - sum(line.amounts.due for line in lines)),
         amount=Money(minor=root.bounded(amount), currency=currency),
         refunded_at=refunded_at,
-        restock=root.at("restock").flag(default=False) or bool(kinds & {"return", "legacy_restock"}),
+        # The flag of the whole refund says less than what its lines say, and counts only where they say nothing.
+        restock=bool(kinds & {"return", "legacy_restock"})
+        or (not told and root.at("restock").flag(default=False)),
     )
     shown = [row for row in moved if row not in in_books]
     attributes = [
