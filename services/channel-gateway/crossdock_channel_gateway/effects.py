@@ -37,7 +37,7 @@ from crossdock_canonical.records import (
 )
 from crossdock_canonical.records.common import FulfilledBy
 from crossdock_channel_gateway.intake import Intake
-from crossdock_channel_gateway.translate import payments
+from crossdock_channel_gateway.translate import payments, pos
 from crossdock_channel_gateway.translate.shopify import REFUND_NOTE_PREFIX
 
 System = Literal["wms", "psp", "channels"]
@@ -222,7 +222,9 @@ def _order_news(record: OrderShipped | OrderRejected | OrderCancelled | RefundRe
             }
             return _put("channels", f"/{channel}/cancellations/{_segment(record.cancel_id)}", body)
         case RefundRecorded():
-            if record.origin is Origin.CHANNEL:
+            # A drawer's refund of a till sale is the till's own; any other channel has yet to hear of it.
+            by_the_till = record.origin is Origin.STORE and record.channel == pos.CHANNEL
+            if record.origin is Origin.CHANNEL or by_the_till:
                 return None
             body = order | {
                 "refund_id": record.refund_id,

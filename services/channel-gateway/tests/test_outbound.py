@@ -89,13 +89,13 @@ def shipped(**changes: Any) -> OrderShipped:
     return OrderShipped(**(facts | changes))
 
 
-def refunded(origin: Origin = Origin.US) -> RefundRecorded:
+def refunded(origin: Origin = Origin.US, channel: str = "shopify") -> RefundRecorded:
     return RefundRecorded(
         order_id=ORDER,
         refund_id="rma/i/refund",
         amount=EUR,
         origin=origin,
-        channel="shopify",
+        channel=channel,
         shop="harbour.example",
         external_id="77",
     )
@@ -186,6 +186,7 @@ def test_every_outbound_record_has_been_thought_of() -> None:
         shipped(fulfilled_by=FulfilledBy.MARKETPLACE),
         cancelled(Origin.CHANNEL),
         refunded(Origin.CHANNEL),
+        refunded(Origin.STORE, channel="pos"),
     ],
 )
 def test_what_the_channel_did_itself_is_no_news_to_it(record: Any) -> None:
@@ -227,8 +228,9 @@ def test_a_part_of_a_kit_is_told_with_what_completes_it() -> None:
     assert effect_of(cancelled(channel_lines=(), complete=True)).body["complete"]
 
 
-def test_the_note_of_our_refund_is_understood_when_the_channel_echoes_it() -> None:
-    note = effect_of(refunded()).body["note"]
+@pytest.mark.parametrize("origin", [Origin.US, Origin.STORE])
+def test_the_note_of_our_refund_is_understood_when_the_channel_echoes_it(origin: Origin) -> None:
+    note = effect_of(refunded(origin)).body["note"]
     echo = {
         "id": 9,
         "order_id": 77,
