@@ -28,6 +28,7 @@ from crossdock_canonical.records import (
     OrderShipped,
     Origin,
     PaymentDeclined,
+    RefundDisposition,
     RefundLine,
     RefundRecorded,
     ReturnInspected,
@@ -172,6 +173,31 @@ def test_a_unit_that_ships_although_it_was_refunded_is_credited_and_shown_to_som
     assert backbone.dead_letters() == []
     assert backbone.outside.refunded == 0
     assert the_order(backbone, placed).stage is Stage.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("disposition", "cancelled", "credited"),
+    [
+        (RefundDisposition.CANCELLED, 1, 0),
+        (RefundDisposition.RETURNED, 0, 1),
+        (RefundDisposition.KEPT, 0, 1),
+    ],
+)
+def test_a_refund_of_a_line_that_shipped_in_part_is_for_the_units_it_names(
+    backbone: Backbone, disposition: RefundDisposition, cancelled: int, credited: int
+) -> None:
+    items(backbone, "A")
+    backbone.stock("A", WH=5)
+    ship_one_unit_of_each_line(backbone)
+    placed = order(1, ("A", 2, 2000), state=TenderState.CAPTURED)
+    backbone.send(placed)
+    backbone.run()
+    refund = a_channel_refund(placed, 1, 1000, restock=True)
+    (part,) = refund.lines
+    backbone.send(replace(refund, lines=(replace(part, disposition=disposition),)))
+    backbone.run()
+    (line,) = the_order(backbone, placed).lines
+    assert (line.cancelled, line.credited) == (cancelled, credited)
 
 
 def test_the_echo_of_a_stores_refund_is_no_second_refund(backbone: Backbone) -> None:

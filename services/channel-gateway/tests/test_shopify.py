@@ -11,6 +11,7 @@ from crossdock_canonical.records import (
     DeliveryMethod,
     IntakeKind,
     ItemReference,
+    RefundDisposition,
     TenderState,
 )
 from crossdock_channel_gateway.intake import Skipped
@@ -430,7 +431,25 @@ def test_a_refund_whose_lines_contain_tax_adds_up_without_it() -> None:
     assert record.amount == Money(minor=4475, currency="EUR")
     assert record.adjustment_minor == 0
     assert record.restock
+    assert line.disposition is RefundDisposition.RETURNED
     assert record.our_refund_id is None
+
+
+def test_a_refund_line_says_what_became_of_its_units_better_than_the_whole_refund() -> None:
+    (row,) = REFUND["refund_line_items"]
+    kinds = ("cancel", "no_restock")
+    body = changed(REFUND, refund_line_items=[{**row, "restock_type": kind} for kind in kinds])
+    record = taken(body, topic="refunds/create")
+    told = [line.disposition for line in record.lines]
+    assert told == [RefundDisposition.CANCELLED, RefundDisposition.KEPT]
+    assert not record.restock
+
+
+def test_the_flag_of_a_refund_counts_where_its_lines_say_nothing() -> None:
+    (row,) = REFUND["refund_line_items"]
+    record = taken(changed(REFUND, refund_line_items=[{**row, "restock_type": None}]), topic="refunds/create")
+    assert record.lines[0].disposition is RefundDisposition.UNSPECIFIED
+    assert record.restock
 
 
 def test_a_refund_with_tax_on_top_and_shipping() -> None:

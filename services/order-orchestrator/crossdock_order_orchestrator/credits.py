@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 from crossdock_canonical.decider import Ignored, Rejected
 from crossdock_canonical.money import Money
-from crossdock_canonical.records import CreditCause, CreditGranted, CreditLine, Origin, RefundRecorded
+from crossdock_canonical.records import (
+    CreditCause,
+    CreditGranted,
+    CreditLine,
+    Origin,
+    RefundDisposition,
+    RefundRecorded,
+)
 from crossdock_order_orchestrator.cancelling import cancel
 from crossdock_order_orchestrator.ledger import overpaid_minor, refundable_total_minor
 from crossdock_order_orchestrator.model import (
@@ -37,6 +44,9 @@ if TYPE_CHECKING:
     from crossdock_order_orchestrator.state_records import Line, OrderState
 
 
+_LEFT = (RefundDisposition.RETURNED, RefundDisposition.KEPT)
+
+
 def on_channel_refund(decision: Decision, event: ChannelRefundReceived) -> None:
     """The channel sent money back. Shipped units are credited; unshipped ones are cancelled, so that they do not leave."""
     order = decision.order
@@ -52,6 +62,7 @@ def on_channel_refund(decision: Decision, event: ChannelRefundReceived) -> None:
     if event.our_refund_id is not None and ours:
         decision.emit(Ignored("refund.echo", f"our refund {event.our_refund_id} as {event.refund_id}"))
         return
+    by_header = all(part.disposition is RefundDisposition.UNSPECIFIED for part in event.lines)
     credited: list[CreditLine] = []
     claims: list[RefundClaimed] = []
     unshipped: dict[LineId, int] = {}
@@ -60,13 +71,14 @@ def on_channel_refund(decision: Decision, event: ChannelRefundReceived) -> None:
         found = components(order, part.line_id)
         if not found:
             raise Rejected("order.unknown_line", f"refund {event.refund_id} names line {part.line_id}")
+        with_customer = part.disposition in _LEFT or (by_header and event.restock)
         for line, amounts in zip(
             found, part.amounts.split([line.value_share for line in found]), strict=True
         ):
             units = part.units * line.per_unit
             if units == 0:
                 continue
-            where = _where_refunded(decision.order, line, units, restock=event.restock)
+            where = _where_refunded(decision.order, line, units, shipped_first=with_customer)
             not_shipped, shipped, _ = amounts.split(
                 [where.unshipped, where.shipped, units - where.unshipped - where.shipped]
             )
@@ -149,31 +161,30 @@ class _Where:
         return self.standing + self.asking
 
 
-def _where_refunded(order: OrderState, line: Line, units: int, *, restock: bool) -> _Where:
-    """Attribute refunded units. Restocked ones came back if any left; others are sought first among those that did not leave.
+def _where_refunded(order: OrderState, line: Line, units: int, *, shipped_first: bool) -> _Where:
+    """Attribute refunded units: first to those that left if `shipped_first`, else to those that did not leave.
 
     What the channel withdrew and has not paid for comes before what nobody has touched: the snapshot without the units and
     the refund of them may come in either order. Units beyond what there is are in no part: their money is an adjustment.
     """
-    left = units
     returnable = line.shipped - line.credited
-    shipped = min(left, returnable) if restock else 0
-    left -= shipped
-    withdrawn = min(left, line.withdrawn)
-    left -= withdrawn
-    standing = min(left, max(0, min(withdrawn_units(order, line), line.released) - line.refunded))
-    left -= standing
+    shipped = min(units, returnable) if shipped_first else 0
+    rest = units - shipped
+    withdrawn = min(rest, line.withdrawn)
+    rest -= withdrawn
+    standing = min(rest, max(0, min(withdrawn_units(order, line), line.released) - line.refunded))
+    rest -= standing
     # Units that fulfilment refused to give back are asked for no second time.
-    still_open = min(left, cancellable_units(order, line))
-    left -= still_open
+    still_open = min(rest, cancellable_units(order, line))
+    rest -= still_open
     asking = max(0, still_open - line.waiting - line.soft)
-    if not restock:
-        shipped = min(left, returnable)
-        left -= shipped
+    if not shipped_first:
+        shipped = min(rest, returnable)
+        rest -= shipped
     # Others cancelled them, and their money has not gone back yet.
     asked_back = being_cancelled(order.cancels, line.line_id) - standing
     late = min(
-        left, max(0, asked_back - line.refunded) + (line.cancelled if overpaid_minor(order) > 0 else 0)
+        rest, max(0, asked_back - line.refunded) + (line.cancelled if overpaid_minor(order) > 0 else 0)
     )
     return _Where(withdrawn, standing, still_open, asking, shipped, late)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import assert_never
 
@@ -70,7 +71,13 @@ def keep(command: Early) -> EarlyInput:
                 shop=command.shop,
                 external_id=command.external_id,
                 refund_id=command.our_refund_id,
-                lines=tuple(_line(line.line_id, line.units, line.amounts) for line in command.lines),
+                lines=tuple(
+                    replace(
+                        _line(line.line_id, line.units, line.amounts),
+                        disposition=line.disposition,
+                    )
+                    for line in command.lines
+                ),
                 adjustment_minor=command.adjustment_minor,
                 amount=command.amount,
                 restock=command.restock,
@@ -151,7 +158,12 @@ def recall(order_id: OrderId, kept: EarlyInput) -> Early:
                 refund_id=kept.input_id,
                 our_refund_id=kept.refund_id,
                 lines=tuple(
-                    RefundLine(line_id=line.line_id, units=line.units, amounts=_worth(line))
+                    RefundLine(
+                        line_id=line.line_id,
+                        units=line.units,
+                        amounts=_worth(line),
+                        disposition=line.disposition,
+                    )
                     for line in kept.lines
                 ),
                 adjustment_minor=kept.adjustment_minor,

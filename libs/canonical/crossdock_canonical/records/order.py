@@ -336,6 +336,15 @@ class ChannelOrderReceived:
         )
 
 
+class RefundDisposition(StrEnum):
+    """What became of refunded goods, as the channel tells it. CANCELLED: they did not ship and shall not. RETURNED: they came back. KEPT: the customer has them."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    CANCELLED = "CANCELLED"
+    RETURNED = "RETURNED"
+    KEPT = "KEPT"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefundLine:
     """Part of one order line that is refunded.
@@ -343,17 +352,20 @@ class RefundLine:
     line_id: The channel's id of the order line.
     units: Refunded quantity.
     amounts: What is refunded for these units.
+    disposition: What became of these units; UNSPECIFIED where the channel does not tell it by line.
     """
 
     line_id: LineId
     units: int
     amounts: Amounts
+    disposition: RefundDisposition = RefundDisposition.UNSPECIFIED
 
     def to_avro(self) -> dict[str, Any]:
         return {
             "line_id": self.line_id,
             "units": self.units,
             "amounts": self.amounts.to_avro(),
+            "disposition": self.disposition,
         }
 
     @classmethod
@@ -362,6 +374,7 @@ class RefundLine:
             line_id=value["line_id"],
             units=value["units"],
             amounts=Amounts.from_avro(value["amounts"]),
+            disposition=RefundDisposition(value["disposition"]),
         )
 
 
@@ -379,7 +392,7 @@ class ChannelRefundReceived:
     adjustment_minor: Refunded beyond the lines (shipping, goodwill; negative: withheld), minor units.
     amount: Money that went back in total.
     refunded_at: When the channel refunded.
-    restock: True when the channel says the goods went back to stock without a return.
+    restock: True when the channel says the goods went back to stock without a return; decides where no line has a disposition.
     """
 
     SCHEMA: ClassVar[str] = "retail.order.ChannelRefundReceived"
@@ -387,7 +400,7 @@ class ChannelRefundReceived:
     KEY: ClassVar[tuple[str, ...]] = ("order_id",)
     IDENTITY: ClassVar[tuple[str, ...]] = ("order_id", "refund_id",)
     CORRELATION: ClassVar[str | None] = "order_id"
-    AVSC: ClassVar[str] = '{"type":"record","name":"ChannelRefundReceived","namespace":"retail.order","doc":"A refund that the channel reports, whoever started it.","identity":["order_id","refund_id"],"fields":[{"name":"meta","type":{"type":"record","name":"Meta","namespace":"retail.common","doc":"Envelope that every record carries in its payload, so that identity and causation survive sinks and joins.","fields":[{"name":"event_id","type":"string","doc":"UUIDv5 of causation id, service, record type and business discriminator: processing the same input again gives the same id."},{"name":"correlation_id","type":"string","doc":"Business thread of the record: the order id, else the settlement id, else the thread of its cause."},{"name":"causation_id","type":"string","doc":"Id of the record, delivery or timer that caused this one.","default":""},{"name":"occurred_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it happened in the business, UTC."},{"name":"recorded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When Crossdock learned of it, UTC."},{"name":"source","type":"string","doc":"Service or edge that wrote the record."},{"name":"attributes","type":{"type":"map","values":"string"},"doc":"Channel extensions that travel untouched.","default":{}}]},"doc":"Envelope: identity, causation and times of this record."},{"name":"order_id","type":"string","doc":"Order that is refunded."},{"name":"channel","type":"string","doc":"Selling channel."},{"name":"shop","type":"string","doc":"Shop domain or seller account."},{"name":"external_id","type":"string","doc":"The channel\'s id of the order."},{"name":"refund_id","type":"string","doc":"The channel\'s id of the refund."},{"name":"our_refund_id","type":["null","string"],"doc":"Our refund id when the channel echoes one that we started.","default":null},{"name":"lines","type":{"type":"array","items":{"type":"record","name":"RefundLine","namespace":"retail.order","doc":"Part of one order line that is refunded.","fields":[{"name":"line_id","type":"string","doc":"The channel\'s id of the order line."},{"name":"units","type":"long","doc":"Refunded quantity."},{"name":"amounts","type":{"type":"record","name":"Amounts","namespace":"retail.common","doc":"What one line or charge is worth, in minor units of one currency. Due from the customer = goods - discount + tax + facilitator_tax.","fields":[{"name":"currency","type":"string","doc":"ISO 4217 alphabetic code of every amount here."},{"name":"goods","type":"long","doc":"Price of the goods or service before discount, without tax, minor units."},{"name":"discount","type":"long","doc":"Discount taken off goods, minor units, not negative for a sale.","default":0},{"name":"tax","type":"long","doc":"Tax that the seller collects and owes, minor units.","default":0},{"name":"facilitator_tax","type":"long","doc":"Tax that the marketplace collects and owes; never our liability, minor units.","default":0}]},"doc":"What is refunded for these units."}]}},"doc":"Refunded lines."},{"name":"adjustment_minor","type":"long","doc":"Refunded beyond the lines (shipping, goodwill; negative: withheld), minor units.","default":0},{"name":"amount","type":{"type":"record","name":"Money","namespace":"retail.common","doc":"Exact amount of one currency.","fields":[{"name":"minor","type":"long","doc":"Amount in minor units of the currency (cents; whole units for JPY)."},{"name":"currency","type":"string","doc":"ISO 4217 alphabetic code."}]},"doc":"Money that went back in total."},{"name":"refunded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When the channel refunded."},{"name":"restock","type":"boolean","doc":"True when the channel says the goods went back to stock without a return.","default":false}]}'
+    AVSC: ClassVar[str] = '{"type":"record","name":"ChannelRefundReceived","namespace":"retail.order","doc":"A refund that the channel reports, whoever started it.","identity":["order_id","refund_id"],"fields":[{"name":"meta","type":{"type":"record","name":"Meta","namespace":"retail.common","doc":"Envelope that every record carries in its payload, so that identity and causation survive sinks and joins.","fields":[{"name":"event_id","type":"string","doc":"UUIDv5 of causation id, service, record type and business discriminator: processing the same input again gives the same id."},{"name":"correlation_id","type":"string","doc":"Business thread of the record: the order id, else the settlement id, else the thread of its cause."},{"name":"causation_id","type":"string","doc":"Id of the record, delivery or timer that caused this one.","default":""},{"name":"occurred_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it happened in the business, UTC."},{"name":"recorded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When Crossdock learned of it, UTC."},{"name":"source","type":"string","doc":"Service or edge that wrote the record."},{"name":"attributes","type":{"type":"map","values":"string"},"doc":"Channel extensions that travel untouched.","default":{}}]},"doc":"Envelope: identity, causation and times of this record."},{"name":"order_id","type":"string","doc":"Order that is refunded."},{"name":"channel","type":"string","doc":"Selling channel."},{"name":"shop","type":"string","doc":"Shop domain or seller account."},{"name":"external_id","type":"string","doc":"The channel\'s id of the order."},{"name":"refund_id","type":"string","doc":"The channel\'s id of the refund."},{"name":"our_refund_id","type":["null","string"],"doc":"Our refund id when the channel echoes one that we started.","default":null},{"name":"lines","type":{"type":"array","items":{"type":"record","name":"RefundLine","namespace":"retail.order","doc":"Part of one order line that is refunded.","fields":[{"name":"line_id","type":"string","doc":"The channel\'s id of the order line."},{"name":"units","type":"long","doc":"Refunded quantity."},{"name":"amounts","type":{"type":"record","name":"Amounts","namespace":"retail.common","doc":"What one line or charge is worth, in minor units of one currency. Due from the customer = goods - discount + tax + facilitator_tax.","fields":[{"name":"currency","type":"string","doc":"ISO 4217 alphabetic code of every amount here."},{"name":"goods","type":"long","doc":"Price of the goods or service before discount, without tax, minor units."},{"name":"discount","type":"long","doc":"Discount taken off goods, minor units, not negative for a sale.","default":0},{"name":"tax","type":"long","doc":"Tax that the seller collects and owes, minor units.","default":0},{"name":"facilitator_tax","type":"long","doc":"Tax that the marketplace collects and owes; never our liability, minor units.","default":0}]},"doc":"What is refunded for these units."},{"name":"disposition","type":{"type":"enum","name":"RefundDisposition","namespace":"retail.order","doc":"What became of refunded goods, as the channel tells it. CANCELLED: they did not ship and shall not. RETURNED: they came back. KEPT: the customer has them.","symbols":["UNSPECIFIED","CANCELLED","RETURNED","KEPT"],"default":"UNSPECIFIED"},"doc":"What became of these units; UNSPECIFIED where the channel does not tell it by line.","default":"UNSPECIFIED"}]}},"doc":"Refunded lines."},{"name":"adjustment_minor","type":"long","doc":"Refunded beyond the lines (shipping, goodwill; negative: withheld), minor units.","default":0},{"name":"amount","type":{"type":"record","name":"Money","namespace":"retail.common","doc":"Exact amount of one currency.","fields":[{"name":"minor","type":"long","doc":"Amount in minor units of the currency (cents; whole units for JPY)."},{"name":"currency","type":"string","doc":"ISO 4217 alphabetic code."}]},"doc":"Money that went back in total."},{"name":"refunded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When the channel refunded."},{"name":"restock","type":"boolean","doc":"True when the channel says the goods went back to stock without a return; decides where no line has a disposition.","default":false}]}'
 
     order_id: OrderId
     channel: str

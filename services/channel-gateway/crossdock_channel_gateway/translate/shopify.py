@@ -50,12 +50,13 @@ _TENDER_STATES = {
 }
 _PICKUP_WORDS = frozenset({"pickup", "pick_up", "pick-up", "local_pickup"})
 _PICKUP_ATTRIBUTE = "pickup_location"
-# Refund lines of these kinds are units that shipped and came back; the others never left.
+# What a refund line's kind tells of its units. A kind of the old days only tells that stock grew.
 _DISPOSITIONS = {
     "cancel": RefundDisposition.CANCELLED,
     "return": RefundDisposition.RETURNED,
     "no_restock": RefundDisposition.KEPT,
 }
+# Refund lines of these kinds are units that shipped and came back; the others never left.
 _RETURNED_KINDS = frozenset({"return", "no_restock", "legacy_restock"})
 # Our refund id as the outbound side writes it into the refund's note.
 REFUND_NOTE_PREFIX = "crossdock-refund:"
