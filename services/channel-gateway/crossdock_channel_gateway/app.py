@@ -450,10 +450,10 @@ def _add_feeds(app: FastAPI, gateway: Gateway) -> None:
 def _add_settlements(app: FastAPI, gateway: Gateway) -> None:
     settings = gateway.settings
 
-    def add(channel: str, media: str, summary: str) -> None:
+    def add(channel: str, media: str, summary: str, account: str, described: str) -> None:
         async def route(request: Request) -> Response:
             async def work() -> Response:
-                shop = _seller(request, settings) if channel == "amazon" else _shop(request)
+                shop = _seller(request, settings) if channel == "amazon" else _shop(request, settings)
                 spooled = await spool_body(request, settings.settlement_bytes_max)
                 reader = (
                     partial(settlement.amazon, spooled.file, default_marketplace=settings.amazon_marketplace)
@@ -483,13 +483,35 @@ def _add_settlements(app: FastAPI, gateway: Gateway) -> None:
             summary=summary,
             responses=_PROBLEMS,
             openapi_extra={
-                "requestBody": {"required": True, "content": {media: {"schema": {"type": "string"}}}}
+                "parameters": [
+                    {
+                        "name": account,
+                        "in": "query",
+                        "required": False,
+                        "description": described,
+                        "schema": {"type": "string"},
+                    }
+                ],
+                "requestBody": {"required": True, "content": {media: {"schema": {"type": "string"}}}},
             },
             name=f"settlements/{channel}",
         )
 
-    add("amazon", "text/tab-separated-values", "Settlement report V2 (flat file); query `seller`.")
-    add("shopify", "application/json", "`{payout, transactions}` of Shopify Payments; query `shop`.")
+    add(
+        "amazon",
+        "text/tab-separated-values",
+        "Settlement report V2 (flat file).",
+        "seller",
+        "Seller account; else header X-Amazon-Seller, else the setting CROSSDOCK_GATEWAY_AMAZON_SELLER.",
+    )
+    add(
+        "shopify",
+        "application/json",
+        "`{payout, transactions}` of Shopify Payments.",
+        "shop",
+        "Shop domain, as the shop's webhooks name it; else header X-Shopify-Shop-Domain, else the setting "
+        "CROSSDOCK_GATEWAY_SHOPIFY_SHOP.",
+    )
 
 
 def _seller(request: Request, settings: Settings) -> str:
@@ -499,8 +521,12 @@ def _seller(request: Request, settings: Settings) -> str:
     return _identifier(given, "seller")
 
 
-def _shop(request: Request) -> str:
-    given = request.query_params.get("shop") or request.headers.get("x-shopify-shop-domain", "")
+def _shop(request: Request, settings: Settings) -> str:
+    given = (
+        request.query_params.get("shop")
+        or request.headers.get("x-shopify-shop-domain")
+        or settings.shopify_shop
+    )
     return _identifier(given.lower(), "shop")
 
 

@@ -41,6 +41,7 @@ class Settings(BaseSettings):
         "",
         description="Shops, comma separated, whose till sales come through the store feed and not by webhook.",
     )
+    shopify_shop: str = Field("default-shop", description="Shop of a payout file when the caller names none.")
     amazon_seller: str = Field("default-seller", description="Seller account when the caller names none.")
     amazon_marketplace: str = Field(
         "ATVPDKIKX0DER", description="Marketplace of settlement lines whose file names none."

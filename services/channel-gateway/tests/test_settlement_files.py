@@ -291,6 +291,26 @@ async def test_a_shopify_payout_is_gross_and_fee_lines(caller) -> None:
     assert (declared.line_count, declared.control_sum_minor, declared.declared_total.minor) == (4, 3855, 3855)
 
 
+@pytest.mark.parametrize(
+    ("path", "setting", "shop"),
+    [
+        ("/settlements/shopify", None, "default-shop"),
+        ("/settlements/shopify", "Harbour.example", "harbour.example"),
+        (SHOPIFY, "elsewhere.example", "harbour.example"),
+    ],
+)
+async def test_a_payout_file_alone_belongs_to_the_shop_of_the_settings(
+    caller, path: str, setting: str | None, shop: str
+) -> None:
+    if setting is not None:
+        caller.gateway.settings.shopify_shop = setting
+    response = await sent(caller, json.dumps(PAYOUT).encode(), path)
+    assert response.status_code == 202, response.text
+    (ours, _), declared = split(caller)
+    assert ours.order_id == order_id(channel="shopify", shop=shop, external_id="77")
+    assert (declared.shop, declared.settlement_id) == (shop, f"shopify/{shop}/5501")
+
+
 async def test_the_payout_may_follow_its_transactions(caller) -> None:
     body = json.dumps({"transactions": PAYOUT["transactions"], "payout": PAYOUT["payout"]}).encode()
     assert (await sent(caller, body, SHOPIFY)).status_code == 202
