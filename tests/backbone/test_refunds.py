@@ -288,3 +288,19 @@ def test_a_refused_void_is_shown_to_somebody(backbone: Backbone) -> None:
     backbone.send(placed, CancelRequested(order_id=placed.order_id, request_id="c1", actor="support"))
     backbone.run()
     assert "order.void_failed" in [held.reason_code for held in backbone.published(OrderHeld)]
+
+
+def test_a_refund_that_rounds_otherwise_than_we_do_leaves_nothing_open(backbone: Backbone) -> None:
+    items(backbone, "A")
+    backbone.stock("A", WH=5)
+    ship_one_unit_of_each_line(backbone)
+    placed = order(1, ("A", 2, 2000), state=TenderState.CAPTURED)
+    backbone.send(placed)
+    backbone.run()
+    backbone.send(a_channel_refund(placed, 1, 1001, amount=Money(minor=1102, currency="EUR")))
+    backbone.run()
+    assert len(backbone.published(OrderCompleted)) == 1
+    books = the_order(backbone, placed)
+    assert (books.cancel_refunded_minor, books.credited_minor) == (1100, 2)
+    invoiced = booked(backbone, DocumentType.INVOICE) - booked(backbone, DocumentType.CREDIT_MEMO)
+    assert invoiced == 1098 == 2200 - 1102

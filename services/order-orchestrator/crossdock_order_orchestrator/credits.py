@@ -19,7 +19,13 @@ from crossdock_canonical.records import (
     RefundRecorded,
 )
 from crossdock_order_orchestrator.cancelling import cancel
-from crossdock_order_orchestrator.ledger import overpaid_minor, refundable_total_minor
+from crossdock_order_orchestrator.ledger import (
+    captured_minor,
+    overpaid_minor,
+    promised_minor,
+    refundable_total_minor,
+    total_minor,
+)
 from crossdock_order_orchestrator.model import (
     CANCEL_REFUSED,
     CANCELLED_BY_CHANNEL,
@@ -209,6 +215,23 @@ def credit_refunded_shipment(decision: Decision, shipment_id: str) -> None:
         credit_id = f"{order.order_id}/refunded/{shipment_id}"
         _grant_channel(decision, credit_id, tuple(lines), 0, invoiced=True)
         decision.hold(CANCEL_REFUSED, decision.policy.exception_deadline)
+
+
+def credit_excess(decision: Decision) -> None:
+    """Everything that stays has shipped, and more was refunded as unshipped than was taken for what did not ship.
+
+    The channel rounds parts of a line as it does, and refunds charges that a later shipment bills: that is a credit as well.
+    """
+    order = decision.order
+    if promised_minor(order) > 0:
+        return
+    unshipped = max(0, captured_minor(order) - total_minor(order))
+    excess = order.cancel_refunded_minor - unshipped
+    if excess > 0:
+        decision.emit(RefundedUnitsShipped(lines=(), minor=excess))
+        # Credits only grow, so that every one of these has an id of its own.
+        credit_id = f"{order.order_id}/excess/{order.credited_minor}"
+        _grant_channel(decision, credit_id, (), excess, invoiced=True)
 
 
 def _grant_channel(

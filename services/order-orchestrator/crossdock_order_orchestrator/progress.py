@@ -21,6 +21,7 @@ from crossdock_canonical.records import (
     ReleasedLine,
     ShippedLine,
 )
+from crossdock_order_orchestrator.credits import credit_excess
 from crossdock_order_orchestrator.ledger import captured_minor, is_paid, promised_minor, refunded_minor, total
 from crossdock_order_orchestrator.model import (
     BACKORDERED,
@@ -73,6 +74,8 @@ def advance(decision: Decision, *, shipment_id: str | None = None) -> None:
     settle(decision, capture_id=capture_id)
     if decision.order.stage is Stage.OPEN:
         _close(decision)
+    elif decision.order.stage is Stage.COMPLETED:
+        credit_excess(decision)
 
 
 def _hold(decision: Decision) -> None:
@@ -316,6 +319,7 @@ def _close(decision: Decision) -> None:
         return
     if not money_is_settled(order):
         return
+    credit_excess(decision)
     currency = order.source.currency
     decision.emit(
         OrderCompleted(
