@@ -20,6 +20,7 @@ from crossdock_canonical.records import (
     ChannelRefundReceived,
     DocumentType,
     ErpDocumentPosted,
+    FulfillmentRejected,
     FulfillmentRequested,
     Grade,
     InspectedLine,
@@ -304,3 +305,38 @@ def test_a_refund_that_rounds_otherwise_than_we_do_leaves_nothing_open(backbone:
     assert (books.cancel_refunded_minor, books.credited_minor) == (1100, 2)
     invoiced = booked(backbone, DocumentType.INVOICE) - booked(backbone, DocumentType.CREDIT_MEMO)
     assert invoiced == 1098 == 2200 - 1102
+
+
+def test_units_that_are_released_a_second_time_are_in_one_sales_order(backbone: Backbone) -> None:
+    items(backbone, "A")
+    backbone.stock("A", WH=2)
+    everything = backbone.outside.warehouse
+
+    def refuse(command: Any) -> list[Any]:
+        return [
+            FulfillmentRejected(
+                order_id=command.order_id,
+                fulfillment_order_id=command.fulfillment_order_id,
+                event_id="rejected",
+                location=command.location,
+                reason="closed",
+            )
+        ]
+
+    backbone.outside.warehouse = refuse
+    backbone.send(order(1, ("A", 2, 2000)))
+    backbone.run()
+    backbone.outside.warehouse = everything
+    backbone.pass_time(days=3)
+    backbone.stock("A", SOUTH=5)
+    backbone.run()
+    backbone.pass_time(days=3)
+    documents = backbone.published(ErpDocumentPosted)
+    orders = {
+        (each.document_type, each.amount.minor)
+        for each in documents
+        if each.document_type in (DocumentType.SALES_ORDER, DocumentType.SALES_ORDER_CHANGE)
+    }
+    assert len([each for each in documents if each.document_type is DocumentType.SALES_ORDER]) == 2
+    assert orders == {(DocumentType.SALES_ORDER, 2200), (DocumentType.SALES_ORDER_CHANGE, 0)}
+    assert booked(backbone, DocumentType.INVOICE) == 2200

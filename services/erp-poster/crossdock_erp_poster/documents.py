@@ -113,18 +113,23 @@ def documents_of(
             )
             return delivery, invoice
         case OrderAmended():
-            # A change states what remains of its lines, so that repeating it changes nothing.
+            # A change states what remains of its lines, so that repeating it changes nothing. Units that are back from
+            # fulfilment are not part of it: the sales order of their next release brings them.
+            remaining = tuple(
+                (line, line.amounts - line.unreleased if line.unreleased is not None else line.amounts)
+                for line in fact.lines
+            )
             return (
                 PendingDocument(
                     document_type=DocumentType.SALES_ORDER_CHANGE,
                     business_key=_change_key(fact.order_id, fact.amendment_id),
                     after=_sales_orders(fact.order_id),
                     wait_until=wait_until,
-                    amount_minor=sum(line.amounts.receivable for line in fact.lines),
+                    amount_minor=sum(amounts.receivable for _, amounts in remaining),
                     currency=fact.lines[0].amounts.currency if fact.lines else "",
                     lines=tuple(
-                        _line(line.line_id, line.amounts, sku=line.sku, units=line.units)
-                        for line in fact.lines
+                        _line(line.line_id, amounts, sku=line.sku, units=line.units - line.unreleased_units)
+                        for line, amounts in remaining
                     ),
                 ),
             )

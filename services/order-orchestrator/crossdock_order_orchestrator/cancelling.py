@@ -27,6 +27,7 @@ from crossdock_canonical.records import (
     SlipLine,
 )
 from crossdock_order_orchestrator.model import (
+    BACKORDERED,
     CANCEL_REFUSED,
     CANCELLED_BY_CHANNEL,
     CANCELLED_BY_US,
@@ -239,6 +240,10 @@ def amend(decision: Decision, amendment_id: str, changed: Mapping[LineId, int], 
                     units=live_units(line),
                     cancelled_units=changed[line.line_id],
                     amounts=line.open_amounts + line.shipped_amounts,
+                    unreleased_units=line.waiting + line.soft,
+                    unreleased=line.open_amounts.split([line.waiting + line.soft, line.released])[0]
+                    if line.waiting + line.soft
+                    else None,
                 )
                 for line in order.lines
                 if line.line_id in changed
@@ -389,6 +394,8 @@ def on_lines_unfillable(decision: Decision, event: LinesUnfillable) -> None:
                 from_fulfillment=True,
             )
         )
+        # The release that named these units holds them no more; the next one names them again.
+        amend(decision, event.attempt_id, {line.line_id: 0 for line in lines}, BACKORDERED)
         return
     _announce(decision, event.attempt_id, OUT_OF_STOCK, Origin.US, lines)
 

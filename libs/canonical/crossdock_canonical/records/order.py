@@ -612,6 +612,8 @@ class AmendedLine:
     units: Quantity that remains.
     cancelled_units: Quantity taken away by this amendment.
     amounts: What the remaining units are worth.
+    unreleased_units: Of the units, those that no release holds: they came back from fulfilment, and another release will name them again.
+    unreleased: What the unreleased units are worth of amounts.
     """
 
     line_id: LineId
@@ -619,6 +621,8 @@ class AmendedLine:
     units: int
     cancelled_units: int
     amounts: Amounts
+    unreleased_units: int = 0
+    unreleased: Amounts | None = None
 
     def to_avro(self) -> dict[str, Any]:
         return {
@@ -627,6 +631,8 @@ class AmendedLine:
             "units": self.units,
             "cancelled_units": self.cancelled_units,
             "amounts": self.amounts.to_avro(),
+            "unreleased_units": self.unreleased_units,
+            "unreleased": None if self.unreleased is None else self.unreleased.to_avro(),
         }
 
     @classmethod
@@ -637,6 +643,8 @@ class AmendedLine:
             units=value["units"],
             cancelled_units=value["cancelled_units"],
             amounts=Amounts.from_avro(value["amounts"]),
+            unreleased_units=value["unreleased_units"],
+            unreleased=None if value["unreleased"] is None else Amounts.from_avro(value["unreleased"]),
         )
 
 
@@ -657,7 +665,7 @@ class OrderAmended:
     KEY: ClassVar[tuple[str, ...]] = ("order_id",)
     IDENTITY: ClassVar[tuple[str, ...]] = ("amendment_id",)
     CORRELATION: ClassVar[str | None] = "order_id"
-    AVSC: ClassVar[str] = '{"type":"record","name":"OrderAmended","namespace":"retail.order","doc":"Quantities of an order were reduced.","identity":["amendment_id"],"fields":[{"name":"meta","type":{"type":"record","name":"Meta","namespace":"retail.common","doc":"Envelope that every record carries in its payload, so that identity and causation survive sinks and joins.","fields":[{"name":"event_id","type":"string","doc":"UUIDv5 of causation id, service, record type and business discriminator: processing the same input again gives the same id."},{"name":"correlation_id","type":"string","doc":"Business thread of the record: the order id, else the settlement id, else the thread of its cause."},{"name":"causation_id","type":"string","doc":"Id of the record, delivery or timer that caused this one.","default":""},{"name":"occurred_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it happened in the business, UTC."},{"name":"recorded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When Crossdock learned of it, UTC."},{"name":"source","type":"string","doc":"Service or edge that wrote the record."},{"name":"attributes","type":{"type":"map","values":"string"},"doc":"Channel extensions that travel untouched.","default":{}}]},"doc":"Envelope: identity, causation and times of this record."},{"name":"order_id","type":"string","doc":"Order."},{"name":"amendment_id","type":"string","doc":"Id of the amendment."},{"name":"version","type":"long","doc":"Version of the order after it."},{"name":"released","type":"boolean","doc":"True when the amended lines had been released."},{"name":"lines","type":{"type":"array","items":{"type":"record","name":"AmendedLine","namespace":"retail.order","doc":"New quantity and worth of one line.","fields":[{"name":"line_id","type":"string","doc":"Order line."},{"name":"sku","type":"string","doc":"Stock keeping unit."},{"name":"units","type":"long","doc":"Quantity that remains."},{"name":"cancelled_units","type":"long","doc":"Quantity taken away by this amendment."},{"name":"amounts","type":{"type":"record","name":"Amounts","namespace":"retail.common","doc":"What one line or charge is worth, in minor units of one currency. Due from the customer = goods - discount + tax + facilitator_tax.","fields":[{"name":"currency","type":"string","doc":"ISO 4217 alphabetic code of every amount here."},{"name":"goods","type":"long","doc":"Price of the goods or service before discount, without tax, minor units."},{"name":"discount","type":"long","doc":"Discount taken off goods, minor units, not negative for a sale.","default":0},{"name":"tax","type":"long","doc":"Tax that the seller collects and owes, minor units.","default":0},{"name":"facilitator_tax","type":"long","doc":"Tax that the marketplace collects and owes; never our liability, minor units.","default":0}]},"doc":"What the remaining units are worth."}]}},"doc":"Changed lines."},{"name":"reason","type":"string","doc":"Why.","default":""}]}'
+    AVSC: ClassVar[str] = '{"type":"record","name":"OrderAmended","namespace":"retail.order","doc":"Quantities of an order were reduced.","identity":["amendment_id"],"fields":[{"name":"meta","type":{"type":"record","name":"Meta","namespace":"retail.common","doc":"Envelope that every record carries in its payload, so that identity and causation survive sinks and joins.","fields":[{"name":"event_id","type":"string","doc":"UUIDv5 of causation id, service, record type and business discriminator: processing the same input again gives the same id."},{"name":"correlation_id","type":"string","doc":"Business thread of the record: the order id, else the settlement id, else the thread of its cause."},{"name":"causation_id","type":"string","doc":"Id of the record, delivery or timer that caused this one.","default":""},{"name":"occurred_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When it happened in the business, UTC."},{"name":"recorded_at","type":{"type":"long","logicalType":"timestamp-micros"},"doc":"When Crossdock learned of it, UTC."},{"name":"source","type":"string","doc":"Service or edge that wrote the record."},{"name":"attributes","type":{"type":"map","values":"string"},"doc":"Channel extensions that travel untouched.","default":{}}]},"doc":"Envelope: identity, causation and times of this record."},{"name":"order_id","type":"string","doc":"Order."},{"name":"amendment_id","type":"string","doc":"Id of the amendment."},{"name":"version","type":"long","doc":"Version of the order after it."},{"name":"released","type":"boolean","doc":"True when the amended lines had been released."},{"name":"lines","type":{"type":"array","items":{"type":"record","name":"AmendedLine","namespace":"retail.order","doc":"New quantity and worth of one line.","fields":[{"name":"line_id","type":"string","doc":"Order line."},{"name":"sku","type":"string","doc":"Stock keeping unit."},{"name":"units","type":"long","doc":"Quantity that remains."},{"name":"cancelled_units","type":"long","doc":"Quantity taken away by this amendment."},{"name":"amounts","type":{"type":"record","name":"Amounts","namespace":"retail.common","doc":"What one line or charge is worth, in minor units of one currency. Due from the customer = goods - discount + tax + facilitator_tax.","fields":[{"name":"currency","type":"string","doc":"ISO 4217 alphabetic code of every amount here."},{"name":"goods","type":"long","doc":"Price of the goods or service before discount, without tax, minor units."},{"name":"discount","type":"long","doc":"Discount taken off goods, minor units, not negative for a sale.","default":0},{"name":"tax","type":"long","doc":"Tax that the seller collects and owes, minor units.","default":0},{"name":"facilitator_tax","type":"long","doc":"Tax that the marketplace collects and owes; never our liability, minor units.","default":0}]},"doc":"What the remaining units are worth."},{"name":"unreleased_units","type":"long","doc":"Of the units, those that no release holds: they came back from fulfilment, and another release will name them again.","default":0},{"name":"unreleased","type":["null","retail.common.Amounts"],"doc":"What the unreleased units are worth of amounts.","default":null}]}},"doc":"Changed lines."},{"name":"reason","type":"string","doc":"Why.","default":""}]}'
 
     order_id: OrderId
     amendment_id: str
