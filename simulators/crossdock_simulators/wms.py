@@ -3,7 +3,7 @@
     python -m crossdock_simulators.wms [--port 9101] [--gateway URL] [--books FILE] [--ship-after 0.2] [--collect-after 0.5]
 
     PUT /fulfillment-orders/{id}                           → 201, 200 when known; then events to the gateway
-    PUT /fulfillment-orders/{id}/cancellations/{cancel}    → 201, 200 when known; 404 for an unknown order
+    PUT /fulfillment-orders/{id}/cancellations/{cancel}    → 201, 200 when known; 409 for an unknown order
     PUT /expected-returns/{rma}                            → 201, 200 when known
     GET on each of them                                    → 200, 404
     GET /books    units shipped by sku, location and order; repeated requests; what was sent twice
@@ -295,7 +295,8 @@ def create_app(warehouse: Warehouse, outbox: Outbox) -> web.Application:
     async def put_cancel(request: web.Request) -> web.Response:
         number, cancel_id = request.match_info["number"], request.match_info["cancel"]
         if number not in warehouse.orders:
-            return _found(None)
+            # Not 404, which a proxy may say of anything: the request itself will never be right.
+            return web.json_response({"detail": "no such fulfilment order"}, status=409)
         fresh = warehouse.cancel(number, cancel_id, await json_object(request))
         return web.json_response({"cancel_id": cancel_id}, status=201 if fresh else 200)
 

@@ -148,7 +148,7 @@ async def test_a_cancellation_in_time_stops_and_one_too_late_does_not(simulated_
     assert (confirmed["type"], confirmed["lines"]) == ("cancel_confirmed", stop["lines"])
     assert [line["line_id"] for line in shipped["lines"]] == ["L2"]
     assert (declined["type"], declined["cancel_id"]) == ("cancel_declined", "c2")
-    assert (await client.put("/fulfillment-orders/none/cancellations/c", json=stop)).status == 404
+    assert (await client.put("/fulfillment-orders/none/cancellations/c", json=stop)).status == 409
 
 
 async def test_a_cancel_race_ships_first(simulated_gateway, start) -> None:
