@@ -80,6 +80,10 @@ _TRANSIENT: Final = frozenset(
     }
 )
 
+# A coordinator that has just been chosen reads its log before it answers: every client asks again.
+_COORDINATOR_STARTING: Final = frozenset(
+    {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR"}
+)
 _STALE_LEADER: Final = frozenset({"NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE"})
 
 
@@ -520,7 +524,9 @@ class ConfluentAdmin:
 
     def group_offsets(self, group: str) -> dict[TopicPartition, int]:
         request = [ck.ConsumerGroupTopicPartitions(group)]
-        answer = self._answer(self._client.list_consumer_group_offsets(request, require_stable=True)[group])
+        answer = self._of_coordinator(
+            lambda: self._client.list_consumer_group_offsets(request, require_stable=True)[group]
+        )
         return {
             TopicPartition(native.topic, native.partition): native.offset
             for native in answer.topic_partitions
@@ -533,10 +539,7 @@ class ConfluentAdmin:
         if not missing:
             return
         request = [ck.ConsumerGroupTopicPartitions(group, missing)]
-        answer = self._answer(self._client.alter_consumer_group_offsets(request)[group])
-        for native in answer.topic_partitions:
-            if native.error is not None:
-                _raise_error(native.error, BrokerUnavailable)
+        self._of_coordinator(lambda: self._client.alter_consumer_group_offsets(request)[group])
 
     def close(self) -> None:
         del self._client
@@ -548,6 +551,22 @@ class ConfluentAdmin:
     def _answer(self, future: "Future[Any]") -> Any:
         self._client.poll(0)  # hands on its log lines
         return _translated(lambda: future.result(self._timeout_s), BrokerUnavailable)
+
+    def _of_coordinator(self, ask: Callable[[], "Future[Any]"]) -> Any:
+        """The answer of a group's coordinator to a question that can be asked again."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                answer = self._answer(ask())
+                for native in answer.topic_partitions:
+                    if native.error is not None:
+                        _raise_error(native.error, BrokerUnavailable)
+            except BrokerUnavailable as error:
+                if error.code not in _COORDINATOR_STARTING or time.monotonic() > deadline:
+                    raise
+                time.sleep(_METADATA_RETRY_S)
+            else:
+                return answer
 
     def _await_metadata(self, holds: Callable[[dict[str, TopicMetadata]], bool]) -> None:
         """Creating and deleting are acknowledged before every broker knows of them; wait until they do."""
