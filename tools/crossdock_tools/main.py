@@ -40,8 +40,21 @@ def main() -> None:
     except Exception as error:
         if not isinstance(error, anticipated()):
             raise
-        print(f"crossdock: {error}", file=sys.stderr)
+        print(f"crossdock: {_told(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+def _told(error: Exception) -> str:
+    """The error in the user's terms, with the next step."""
+    from crossdock_eventing.broker.failure import BrokerUnavailable
+    from crossdock_local import addresses
+
+    if isinstance(error, BrokerUnavailable):
+        return (
+            f"no Kafka answers at {addresses.bootstrap_servers()} ({error.code}): crossdock up, "
+            f"or check {addresses.BOOTSTRAP_VARIABLE}"
+        )
+    return str(error)
 
 
 def anticipated() -> tuple[type[Exception], ...]:

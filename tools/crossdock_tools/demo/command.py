@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from crossdock_local.addresses import kafka_is_external
 from crossdock_tools.cluster import demo_directory
 from crossdock_tools.invocation import command_name
 from crossdock_tools.schemas.commands import JsonOption, repository
@@ -22,7 +23,10 @@ from crossdock_tools.schemas.commands import JsonOption, repository
 def demo(
     as_json: JsonOption = False,
     limit_s: Annotated[
-        float, typer.Option(help="Give up when the last effect has not come by then.")
+        float,
+        typer.Option(
+            min=1.0, help="Give up when the last effect has not come so many seconds after the start."
+        ),
     ] = 170.0,
 ) -> None:
     """Run the whole backbone on 300 orders of three channels and print what became of them.
@@ -38,9 +42,12 @@ def demo(
     started = time.monotonic()
     # As during a rotation: the shop signs with one key, what it echoes later with the other; both are valid.
     key, retiring_key = secrets.token_hex(16), secrets.token_hex(16)
-    with running(repository(None), say, shopify_secrets=(key, retiring_key)) as stack:
-        run = Run(stack, key, say, started, limit_s)
-        result, problems = run.play()
+    try:
+        with running(repository(None), say, shopify_secrets=(key, retiring_key)) as stack:
+            result, problems = Run(stack, key, say, started, limit_s).play()
+    except KeyboardInterrupt:
+        say("stopped; nothing is left running")
+        raise typer.Exit(130) from None
     path = demo_directory() / "summary.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     if as_json:
@@ -48,7 +55,8 @@ def demo(
     else:
         _print(result)
         print(f"\nwritten to {path}; follow one order with:")
-        print(f"  {command_name()} trace --channel shopify --ref '#901'")
+        where = "" if kafka_is_external() else " --demo"
+        print(f"  {command_name()} trace{where} --channel shopify --ref '#901'")
     if problems:
         raise DemoError("the books disagree:\n  " + "\n  ".join(problems))
 

@@ -12,12 +12,14 @@ from contextlib import closing
 from datetime import UTC
 from typing import Any
 
-from crossdock_canonical.records import ShipmentConfirmed
+from crossdock_canonical.records import ChannelOrderReceived, ShipmentConfirmed
 from crossdock_eventing.clock import SystemClock
 from crossdock_tools.cluster import Cluster, demo_directory
 from crossdock_tools.demo import figures, scenario
 from crossdock_tools.demo.client import GatewayClient, read_json, write_json
+from crossdock_tools.demo.shapes import SHOP
 from crossdock_tools.demo.stack import SERVICES, Stack
+from crossdock_tools.topic_reader import TopicReader
 
 _POISON_KEY = b"no-order-has-this-key"
 _QUIET_S = 2.0
@@ -48,6 +50,7 @@ class Run:
     def play(self) -> tuple[dict[str, Any], list[str]]:
         """Send the script and judge the outcome: the summary, and what disagrees."""
         with closing(self._reader), closing(self._client):
+            self._refuse_a_second_run()
             self._send_all()
             outcome = self._reader.outcome
             wall_s = time.monotonic() - self._started
@@ -61,6 +64,19 @@ class Run:
                 wall_s=wall_s,
             )
             return result, figures.disagreements(outcome, books, self._script, result)
+
+    def _refuse_a_second_run(self) -> None:
+        """The script's orders are the same every time: a cluster that has seen them would ignore them as duplicates."""
+        intake = TopicReader(
+            self._stack.cluster.broker(), self._stack.cluster.registry(), [ChannelOrderReceived.TOPIC]
+        )
+        with closing(intake):
+            known = any(getattr(entry.body, "shop", "") == SHOP for entry in intake.entries())
+        if known:
+            raise DemoError(
+                "this cluster holds the orders of an earlier demo, which it would ignore as duplicates: "
+                "wipe it (crossdock down --wipe, then make up), or run the demo on a cluster of its own"
+            )
 
     def _send_all(self) -> None:
         script, outcome = self._script, self._reader.outcome

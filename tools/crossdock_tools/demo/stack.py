@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sys
@@ -63,6 +64,25 @@ def _cluster(directory: Path, announce: Announce) -> Iterator[Cluster]:
 
 
 @contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """Hold the demo's directory. Raises LocalError, before anything is touched, while another demo has it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    # Closed on exec: a child that outlived its demo must not keep the next one out.
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LocalError(
+                f"a demo already runs in {directory}: wait for it, stop it with Ctrl-C, "
+                f"or set {addresses.DIRECTORY_VARIABLE} to another directory"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def running(
     repository: Repository, announce: Announce, *, shopify_secrets: tuple[str, str]
 ) -> Iterator[Stack]:
@@ -72,9 +92,11 @@ def running(
     Raises LocalError naming the process that does not get healthy, and its log.
     """
     directory = demo_directory()
-    for part in ("kafka", "state", "books", "logs"):
-        shutil.rmtree(directory / part, ignore_errors=True)
-    with _cluster(directory, announce) as found:
+    with _only_one(directory), ExitStack() as alive:
+        for part in ("kafka", "state", "books", "logs"):
+            shutil.rmtree(directory / part, ignore_errors=True)
+        (directory / "summary.json").unlink(missing_ok=True)
+        found = alive.enter_context(_cluster(directory, announce))
         announce("registering contracts, creating topics")
         register_all(repository, found.registry_url)
         admin = found.broker().admin()

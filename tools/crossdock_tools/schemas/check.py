@@ -46,6 +46,11 @@ def check(repository: Repository) -> list[Finding]:
     return sorted(findings, key=lambda finding: (finding.where, finding.rule))
 
 
+def shape(repository: Repository) -> list[Finding]:
+    """Breaches that leave no type to be made of a contract: syntax, names, docs."""
+    return [finding for rule in (_syntax, _naming, _docs) for finding in rule(repository)]
+
+
 def _syntax(repository: Repository) -> Iterator[Finding]:
     for contract in repository.contracts:
         try:
@@ -53,6 +58,12 @@ def _syntax(repository: Repository) -> Iterator[Finding]:
             parse(json.dumps(contract.schema))
         except (AvroException, fastavro.schema.SchemaParseException, fastavro.schema.UnknownType) as error:
             yield _finding(repository, contract, "syntax", f"no Avro schema: {error}")
+
+
+def _unreadable(repository: Repository) -> set[Path]:
+    """Contracts that are no Avro schema."""
+    broken = {finding.where for finding in _syntax(repository)}
+    return {c.path for c in repository.contracts if str(c.path.relative_to(repository.root)) in broken}
 
 
 def _naming(repository: Repository) -> Iterator[Finding]:
@@ -181,6 +192,8 @@ def _compatibility(repository: Repository) -> Iterator[Finding]:
             if each.full_name == contract.full_name and each.version < contract.version
         ]
         for other in older:
+            if {contract.path, other.path} & _unreadable(repository):
+                continue  # told by the rule of the syntax
             pairs = [("read", contract, other)]
             if not contract.is_state:
                 pairs.append(("be read by", other, contract))

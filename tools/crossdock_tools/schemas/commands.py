@@ -51,9 +51,12 @@ def check(schemas: SchemasOption = None, as_json: JsonOption = False) -> None:
 @app.command()
 def generate(schemas: SchemasOption = None) -> None:
     """Write the Python types of the latest version of every contract."""
+    from crossdock_tools.schemas.check import shape
     from crossdock_tools.schemas.generate import generated_files
 
     found = repository(schemas)
+    for breach in shape(found):
+        raise ContractError(f"{breach.where}: {breach.rule}: {breach.detail}")
     changed = 0
     for name, text in generated_files(found).items():
         path = found.root.parent / name

@@ -24,14 +24,19 @@ def subject_of(repository: Repository, contract: Contract) -> str:
 
 def register_all(repository: Repository, url: str) -> dict[str, int]:
     """Register every version of every contract, oldest first. Raises ContractError naming what the registry refused."""
-    writer = RegistryWriter(url)
+    try:
+        writer = RegistryWriter(url)
+    except ValueError as error:
+        raise ContractError(
+            f"{url} is no address of a schema registry ({error}); check SCHEMA_REGISTRY_URL"
+        ) from None
     subjects: set[str] = set()
     for contract in repository.contracts:
         subject = subject_of(repository, contract)
-        if subject not in subjects:
-            writer.require_compatibility(subject, STATES if contract.is_state else EVENTS)
-            subjects.add(subject)
         try:
+            if subject not in subjects:
+                writer.require_compatibility(subject, STATES if contract.is_state else EVENTS)
+                subjects.add(subject)
             writer.register(subject, json.dumps(contract.schema))
         except ValueError as refused:
             raise ContractError(f"{contract.path.name}: the registry refused it: {refused}") from None
