@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 BIN := .venv/bin
-PACKAGES := $(dir $(wildcard libs/*/pyproject.toml services/*/pyproject.toml simulators/pyproject.toml deploy/local/pyproject.toml tools/pyproject.toml))
+PACKAGES := $(dir $(wildcard libs/*/pyproject.toml services/*/pyproject.toml simulators/pyproject.toml deploy/local/pyproject.toml tools/pyproject.toml tests/simulation/pyproject.toml))
 SOURCES := libs services simulators deploy/local tools tests conftest.py
 STAMP := .venv/.installed
 

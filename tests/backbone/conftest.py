@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # the tests share `backbone`; nothing else imports it
+from crossdock_simulation.backbone import Backbone
 
-from backbone import Backbone
+sys.path.insert(0, str(Path(__file__).parent))  # the refund tests start from the orders of the path tests
 
 
 @pytest.fixture

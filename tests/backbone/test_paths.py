@@ -9,8 +9,8 @@ from itertools import permutations
 from typing import Any
 
 import pytest
+from crossdock_simulation.backbone import REPOSITORY, Backbone
 
-from backbone import REPOSITORY, Backbone
 from crossdock_canonical.identity import order_id
 from crossdock_canonical.money import Amounts, Money
 from crossdock_canonical.records import (

@@ -8,9 +8,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from crossdock_simulation.backbone import Backbone
 from test_paths import items, order
 
-from backbone import Backbone
 from crossdock_canonical.identity import LineId
 from crossdock_canonical.money import Amounts, Money
 from crossdock_canonical.records import (

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from crossdock_canonical.identity import LocationId, Sku
 from crossdock_canonical.records import (
     CancelConfirmed,
     CapturePayment,
@@ -56,7 +57,7 @@ from crossdock_tools.schemas.contracts import Repository
 from crossdock_tools.topic_reader import Entry, TopicReader
 from crossdock_tools.topics import apply_catalogue
 
-REPOSITORY = Repository(Path(__file__).parents[2] / "schemas")
+REPOSITORY = Repository(Path(__file__).parents[3] / "schemas")
 
 
 #: A member that finds its session over takes a few polls to be back at work, during which nothing moves either.
@@ -254,8 +255,8 @@ class Backbone:
         for location, units in units_by_location.items():
             self.send(
                 StockSnapshot(
-                    sku=sku,
-                    location=location,
+                    sku=Sku(sku),
+                    location=LocationId(location),
                     units=units,
                     as_of=self.clock.now(),
                     feed="wms",
@@ -265,7 +266,7 @@ class Backbone:
 
     def location(self, name: str, **fields: Any) -> None:
         """Define a location."""
-        self.send(LocationDefined(location=name, **fields))
+        self.send(LocationDefined(location=LocationId(name), **fields))
 
     def run(self, *, steps_max: int = 500) -> None:
         """Step every worker and the outside until nothing moves. Time moves a millisecond a round."""
@@ -285,7 +286,7 @@ class Backbone:
         self.clock.advance(timedelta(**duration).total_seconds())
         self.run()
 
-    def entries(self, *kinds: type) -> list[Entry]:
+    def entries(self, *kinds: Any) -> list[Entry]:
         """Every committed record of these types, in log order of each partition."""
         reader = TopicReader(self.broker, self.registry, sorted({kind.TOPIC for kind in kinds}))
         found = [entry for entry in reader.entries() if type(entry.body) in kinds]
