@@ -9,7 +9,6 @@ from itertools import permutations
 from typing import Any
 
 import pytest
-from crossdock_simulation.backbone import REPOSITORY, Backbone
 
 from crossdock_canonical.identity import order_id
 from crossdock_canonical.money import Amounts, Money
@@ -56,6 +55,7 @@ from crossdock_canonical.records import (
 )
 from crossdock_canonical.specification import T0
 from crossdock_channel_gateway.effects import effect_of
+from crossdock_simulation.backbone import REPOSITORY, Backbone
 from crossdock_tools.topic_reader import TopicReader
 
 

@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from crossdock_simulation.backbone import Backbone
 from test_paths import items, order
 
 from crossdock_canonical.identity import LineId
@@ -37,6 +36,7 @@ from crossdock_canonical.records import (
 )
 from crossdock_canonical.specification import T0
 from crossdock_order_orchestrator.state_records import OrderState, Stage
+from crossdock_simulation.backbone import Backbone
 
 
 def a_channel_refund(
