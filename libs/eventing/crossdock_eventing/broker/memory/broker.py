@@ -74,7 +74,7 @@ class MemoryAdmin:
     def delete_topics(self, topics: Sequence[str]) -> None:
         self._cluster.ask()
         for topic in topics:
-            self._cluster.topics.pop(topic, None)
+            self._cluster.delete(topic)
         self._rebalance(frozenset(topics))
 
     def _rebalance(self, changed: frozenset[str]) -> None:

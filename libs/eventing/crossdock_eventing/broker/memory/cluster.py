@@ -49,10 +49,15 @@ class Cluster:
     in_flight: list[tuple[str, int]] = field(
         default_factory=list
     )  # (transactional id, epoch) of unlanded commits
+    _ticked_ms: int = -1
+    _counts: dict[str, int] = field(default_factory=dict)
 
     def tick(self) -> int:
         """Let time do its work; returns now."""
         now = self.now_ms()
+        if now == self._ticked_ms:
+            return now  # nothing can have run out since
+        self._ticked_ms = now
         self.transactions.expire(now)
         for group in self.groups.values():
             group.expire(self.counts(), now)
@@ -68,10 +73,15 @@ class Cluster:
         if spec.name in self.topics:
             return False
         self.topics_created += 1
+        self._counts = {}
         logs = tuple(PartitionLog(TopicPartition(spec.name, number)) for number in range(spec.partitions))
         topic_id = f"topic-{self.topics_created}"
         self.topics[spec.name] = Topic(topic_id, logs, spec.replication_factor, dict(spec.configs))
         return True
+
+    def delete(self, name: str) -> None:
+        self.topics.pop(name, None)
+        self._counts = {}
 
     def topic(self, name: str) -> Topic:
         """Raises BrokerRefused for an unknown topic."""
@@ -86,8 +96,11 @@ class Cluster:
             raise BrokerRefused("_UNKNOWN_PARTITION", f"{partition.topic}[{partition.partition}]")
         return logs[partition.partition]
 
-    def counts(self) -> dict[str, int]:
-        return {name: len(topic.logs) for name, topic in self.topics.items()}
+    def counts(self) -> Mapping[str, int]:
+        """Partitions of every topic."""
+        if not self._counts:
+            self._counts = {name: len(topic.logs) for name, topic in self.topics.items()}
+        return self._counts
 
     def group(self, name: str) -> Group:
         if name not in self.groups:

@@ -42,21 +42,21 @@ class PartitionLog:
         self._partition = partition
         self._entries: list[_Entry] = []  # by offset; gaps where compaction took records
         self._low = 0
-        self._high = 0
+        self.high = 0  # the offset that the next record gets
         self._open: list[Span] = []  # by first offset
 
     @property
     def watermarks(self) -> Watermarks:
-        return Watermarks(self._low, self._high)
+        return Watermarks(self._low, self.high)
 
     @property
     def last_stable_offset(self) -> int:
         """Everything below is decided: committed readers stop at the first record of the oldest open span."""
-        return self._open[0].first if self._open else self._high
+        return self._open[0].first if self._open else self.high
 
     def open_span(self) -> Span:
         """Start a transaction here; its first record must follow at once."""
-        span = Span(self._high)
+        span = Span(self.high)
         self._open.append(span)
         return span
 
@@ -66,7 +66,7 @@ class PartitionLog:
         """Add a record of an open span; returns its offset."""
         assert span.fate is Fate.OPEN
         topic, partition = self._partition
-        record = Record(topic, partition, self._high, timestamp_ms, key, value, headers)
+        record = Record(topic, partition, self.high, timestamp_ms, key, value, headers)
         return self._add(_Entry(record, span, is_marker=False))
 
     def settle(self, span: Span, fate: Fate, *, timestamp_ms: int) -> None:
@@ -76,12 +76,12 @@ class PartitionLog:
         span.fate = fate
         self._open.remove(span)
         topic, partition = self._partition
-        marker = Record(topic, partition, self._high, timestamp_ms, None, None, ())
+        marker = Record(topic, partition, self.high, timestamp_ms, None, None, ())
         self._add(_Entry(marker, span, is_marker=True))
 
     def _add(self, entry: _Entry) -> int:
         self._entries.append(entry)
-        self._high += 1
+        self.high += 1
         return entry.record.offset
 
     def read(self, start: int, max_records: int) -> tuple[list[Record], int]:
@@ -90,7 +90,7 @@ class PartitionLog:
         The latter passes over markers, aborted records and gaps, up to the last stable offset. `start`
         must lie within the log.
         """
-        assert self._low <= start <= self._high
+        assert self._low <= start <= self.high
         end = self.last_stable_offset
         found: list[Record] = []
         for index in range(self._index(start), len(self._entries)):
@@ -109,7 +109,7 @@ class PartitionLog:
     def truncate(self, before: int) -> None:
         """Drop everything below `before`, as retention does."""
         del self._entries[: self._index(before)]
-        self._low = max(self._low, min(before, self._high))
+        self._low = max(self._low, min(before, self.high))
 
     def compact(self, *, tombstones_before_ms: int | None) -> None:
         """Keep the last record of each key, below the last stable offset, and no aborted records.
