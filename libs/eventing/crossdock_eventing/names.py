@@ -23,6 +23,11 @@ def retry_topic(service: str) -> str:
     return f"retail.{service}.retry"
 
 
+def journal_topic(service: str) -> str:
+    """What a service's transactions were decided from, beyond their inputs."""
+    return f"retail.{service}.journal"
+
+
 def transactional_id(service: str, ordinal: int) -> str:
     return f"retail.{service}.{ordinal}"
 
