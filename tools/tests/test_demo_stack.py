@@ -12,10 +12,10 @@ from crossdock_tools.demo import stack
 
 def test_a_second_demo_in_the_same_place_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
     with (
-        stack._only_one(tmp_path),
+        stack.only_one(tmp_path),
         pytest.raises(LocalError, match="a demo already runs in"),
-        stack._only_one(tmp_path),
+        stack.only_one(tmp_path),
     ):
         pass
-    with stack._only_one(tmp_path):
+    with stack.only_one(tmp_path):
         pass

@@ -8,6 +8,7 @@ that a crashed process's partitions move within seconds.
 import base64
 import os
 import secrets
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -32,6 +33,19 @@ _LOG_SETTINGS = Path(__file__).with_name("log4j2.properties")
 
 
 @dataclass(frozen=True)
+class ProxiedListener:
+    """A further way into the broker: it listens on `port`, and tells clients that come that way to use `advertised_port`.
+
+    A proxy stands between the two. Kafka's clients connect to whatever address the listener they asked advertises, so each
+    path that is to be disturbed on its own needs a listener of its own. `name` is Kafka's: capitals, digits, underscores.
+    """
+
+    name: str
+    port: int
+    advertised_port: int
+
+
+@dataclass(frozen=True)
 class BrokerSettings:
     """Where one broker listens and keeps its files: `directory/kafka/data`, `directory/logs`."""
 
@@ -40,6 +54,8 @@ class BrokerSettings:
     port: int
     controller_port: int
     heap_mb: int = 512
+    session_timeout_ms: int = SESSION_TIMEOUT_MS
+    proxied: tuple[ProxiedListener, ...] = ()
 
     @property
     def bootstrap_servers(self) -> str:
@@ -70,15 +86,19 @@ class BrokerSettings:
 def server_properties(settings: BrokerSettings) -> dict[str, str]:
     """The broker's configuration. Source of the names: Apache Kafka 4.1's broker configuration reference."""
     controller = f"{LOOPBACK}:{settings.controller_port}"
+    direct = f"PLAINTEXT://{settings.bootstrap_servers}"
+    listeners = [direct, *(f"{each.name}://{LOOPBACK}:{each.port}" for each in settings.proxied)]
+    advertised = [direct, *(f"{each.name}://{LOOPBACK}:{each.advertised_port}" for each in settings.proxied)]
+    protocols = ["PLAINTEXT", "CONTROLLER", *(each.name for each in settings.proxied)]
     return {
         "node.id": "1",
         "process.roles": "broker,controller",
         "controller.quorum.voters": f"1@{controller}",
         "controller.listener.names": "CONTROLLER",
         "inter.broker.listener.name": "PLAINTEXT",
-        "listeners": f"PLAINTEXT://{settings.bootstrap_servers},CONTROLLER://{controller}",
-        "advertised.listeners": f"PLAINTEXT://{settings.bootstrap_servers}",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "listeners": ",".join([*listeners, f"CONTROLLER://{controller}"]),
+        "advertised.listeners": ",".join(advertised),
+        "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in protocols),
         "log.dirs": str(settings.data),
         # The catalogue creates topics; a misspelt name must fail, not become a topic.
         "auto.create.topics.enable": "false",
@@ -96,12 +116,12 @@ def server_properties(settings: BrokerSettings) -> dict[str, str]:
         "group.initial.rebalance.delay.ms": "0",
         "group.min.session.timeout.ms": "1000",
         "group.consumer.min.session.timeout.ms": "1000",
-        "group.consumer.session.timeout.ms": str(SESSION_TIMEOUT_MS),
+        "group.consumer.session.timeout.ms": str(settings.session_timeout_ms),
         "group.consumer.min.heartbeat.interval.ms": "500",
         "group.consumer.heartbeat.interval.ms": "1000",
         "transaction.max.timeout.ms": "60000",
         "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
-        "num.network.threads": "2",
+        "num.network.threads": "2",  # of each listener
         "num.io.threads": "4",
         "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
         "log.cleaner.backoff.ms": "5000",
@@ -122,6 +142,8 @@ class LocalKafka:
         controller_port: int | None = None,
         library: Path | None = None,
         heap_mb: int = 512,
+        session_timeout_ms: int = SESSION_TIMEOUT_MS,
+        proxied: tuple[ProxiedListener, ...] = (),
     ) -> None:
         free_port, free_controller_port = processes.free_ports(LOOPBACK, 2)
         self.settings = BrokerSettings(
@@ -130,6 +152,8 @@ class LocalKafka:
             port=port or free_port,
             controller_port=controller_port or free_controller_port,
             heap_mb=heap_mb,
+            session_timeout_ms=session_timeout_ms,
+            proxied=proxied,
         )
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -146,13 +170,29 @@ class LocalKafka:
 
     def start(self) -> None:
         """Start the broker and return when it answers. Data of an earlier start in the directory is kept."""
-        assert self._process is None
-        self._process = _launch(self.settings, die_with_parent=True)
+        self.launch()
+        assert self._process is not None
         try:
             wait_until_ready(self.settings, self._process.poll)
         except BaseException:
             self.stop()
             raise
+
+    def launch(self) -> None:
+        """Start the broker and return at once: `answers(bootstrap_servers)` tells when it is there."""
+        assert self._process is None
+        self._process = _launch(self.settings, die_with_parent=True)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the running broker a signal: SIGTERM to shut down in order, SIGKILL to crash, SIGSTOP to freeze."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def ended(self) -> bool:
+        """Whether the broker's process is gone; then it is forgotten, and `launch` may follow."""
+        if self._process is not None and self._process.poll() is not None:
+            self._process = None
+        return self._process is None
 
     def stop(self, *, grace_s: float = STOP_GRACE_S) -> None:
         """End the broker; with `grace_s=0` as a crash does."""

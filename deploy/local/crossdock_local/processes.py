@@ -18,7 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from crossdock_local.errors import LocalError
+
 PR_SET_PDEATHSIG = 1  # prctl(2)
+_STEADY_PORTS = 8_000  # how far below the ephemeral range to look
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,26 @@ def free_ports(host: str, count: int) -> list[int]:
         for probe in probes:
             probe.bind((host, 0))
         return [probe.getsockname()[1] for probe in probes]
+
+
+def steady_ports(host: str, count: int) -> list[int]:
+    """`count` different free ports for servers that will be restarted on them.
+
+    They lie below the range that the system takes the ports of outgoing connections from: while its server is away, no
+    client of this machine is given one of them. Raises LocalError when so many are not to be had.
+    """
+    below = 32_768
+    with contextlib.suppress(OSError, ValueError):
+        below = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="utf-8").split()[0])
+    found: list[int] = []
+    port = max(1_024, below - _STEADY_PORTS) + os.getpid() % (_STEADY_PORTS // 2)
+    while len(found) < count and port < below:
+        if not port_is_taken(host, port):
+            found.append(port)
+        port += 1
+    if len(found) < count:
+        raise LocalError(f"fewer than {count} ports are free below {below} on {host}")
+    return found
 
 
 def _signal_group(child: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -171,3 +171,24 @@ def test_dead_owners_transactions_end_before_their_session_does(tmp_path: Path) 
     assert int(properties["group.consumer.session.timeout.ms"]) > transaction_timeout_ms
     assert int(properties["transaction.max.timeout.ms"]) >= transaction_timeout_ms
     assert properties["auto.create.topics.enable"] == "false"
+
+
+def test_a_proxied_listener_sends_its_clients_back_through_the_proxy(tmp_path: Path) -> None:
+    settings = broker.BrokerSettings(
+        directory=tmp_path,
+        library=tmp_path,
+        port=1,
+        controller_port=2,
+        session_timeout_ms=6_000,
+        proxied=(broker.ProxiedListener("RETURNS_0", port=3, advertised_port=4),),
+    )
+    properties = broker.server_properties(settings)
+    assert properties["listeners"] == (
+        "PLAINTEXT://127.0.0.1:1,RETURNS_0://127.0.0.1:3,CONTROLLER://127.0.0.1:2"
+    )
+    assert properties["advertised.listeners"] == "PLAINTEXT://127.0.0.1:1,RETURNS_0://127.0.0.1:4"
+    assert (
+        properties["listener.security.protocol.map"]
+        == "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,RETURNS_0:PLAINTEXT"
+    )
+    assert properties["group.consumer.session.timeout.ms"] == "6000"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from crossdock_local import processes
+from crossdock_local.addresses import LOOPBACK
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 STUBBORN = [
@@ -113,3 +114,12 @@ def test_ports() -> None:
         listener.bind(("127.0.0.1", first))
         listener.listen()
         assert processes.port_is_taken("127.0.0.1", first)
+
+
+def test_steady_ports_are_free_and_no_client_is_given_one() -> None:
+    ports = processes.steady_ports(LOOPBACK, 5)
+    assert len(set(ports)) == 5
+    assert not any(processes.port_is_taken(LOOPBACK, port) for port in ports)
+    if sys.platform == "linux":
+        first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+        assert max(ports) < first

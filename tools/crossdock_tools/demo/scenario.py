@@ -103,7 +103,7 @@ class Scenario:
 
 def build(now: datetime, secret: str) -> Scenario:
     """The script for a run that starts `now`; `secret` signs the webhooks."""
-    sign = _Signer(secret)
+    sign = Signer(secret)
     start = now - timedelta(hours=2)
     shopify = [*_shopify_plain(start)]
     paid = [order for order in shopify if order.financial_status == "paid"]
@@ -132,10 +132,10 @@ def build(now: datetime, secret: str) -> Scenario:
         else:
             orders.append(create)
     for each in amazon_pending:
-        orders.append(_amazon_request(replace(each, status="Pending", revision=0)))
-    orders += [_amazon_request(order) for order in amazon]
-    orders += [_amazon_request(replace(each, revision=30)) for each in amazon_pending]
-    orders += [_json("/channels/pos/sales", receipt.body()) for receipt in receipts]
+        orders.append(amazon_request(replace(each, status="Pending", revision=0)))
+    orders += [amazon_request(order) for order in amazon]
+    orders += [amazon_request(replace(each, revision=30)) for each in amazon_pending]
+    orders += [json_request("/channels/pos/sales", receipt.body()) for receipt in receipts]
     orders += special.requests
     genuine = sign.webhook("orders/create", shopify[0].body(), event="forged")
     orders.append(
@@ -147,7 +147,7 @@ def build(now: datetime, secret: str) -> Scenario:
     payout, payout_lines = shopify_payout(118_801, paid, now)
     report, report_lines = amazon_settlement(20_260_302_001, [*amazon, *amazon_pending], now)
     settlements = (
-        _json(f"/settlements/shopify?shop={SHOP}", payout),
+        json_request(f"/settlements/shopify?shop={SHOP}", payout),
         Request(
             f"/settlements/amazon?seller={SELLER}",
             report.encode(),
@@ -155,7 +155,7 @@ def build(now: datetime, secret: str) -> Scenario:
         ),
     )
     return Scenario(
-        master_data=_master_data(start),
+        master_data=master_data_of(start),
         orders=tuple(orders),
         late=(_lanterns(now), *special.late),
         returns=returns,
@@ -169,7 +169,7 @@ def build(now: datetime, secret: str) -> Scenario:
     )
 
 
-class _Signer:
+class Signer:
     """Signs webhooks as the shop does."""
 
     def __init__(self, secret: str) -> None:
@@ -197,7 +197,7 @@ class _Signer:
 class _Special:
     """Orders that take a detour. They are numbered from 900."""
 
-    def __init__(self, start: datetime, sign: _Signer) -> None:
+    def __init__(self, start: datetime, sign: Signer) -> None:
         self.orders: list[ShopifyOrder] = []
         self.requests: list[Request] = []
         self.late: list[Request] = []
@@ -256,7 +256,7 @@ class _Special:
                 "verdict": verdict,
                 "actor": "risk-team",
             }
-            self.requests.append(_json(f"/orders/{order_id_of(order)}/decisions", body))
+            self.requests.append(json_request(f"/orders/{order_id_of(order)}/decisions", body))
 
     def _cancels(self) -> None:
         """Cancelled while unpaid; cancelled before it was known; cancelled while it waits for stock."""
@@ -327,8 +327,9 @@ def _amazon(start: datetime) -> tuple[list[AmazonOrder], list[AmazonOrder]]:
     return [*ours, *theirs], pending
 
 
-def _amazon_request(order: AmazonOrder) -> Request:
-    return _json(f"/channels/amazon/orders?seller={SELLER}", order.body())
+def amazon_request(order: AmazonOrder) -> Request:
+    """The order as the marketplace says it now."""
+    return json_request(f"/channels/amazon/orders?seller={SELLER}", order.body())
 
 
 def _returns(orders: list[ShopifyOrder], now: datetime) -> tuple[tuple[str, ...], tuple[Request, ...]]:
@@ -339,7 +340,7 @@ def _returns(orders: list[ShopifyOrder], now: datetime) -> tuple[tuple[str, ...]
         line, owner = {"line_id": str(order.line_id(0)), "units": 1}, order_id_of(order)
         at = now.isoformat()
         requests.append(
-            _json("/returns", {"rma_id": rma, "order_id": owner, "lines": [line], "requested_at": at})
+            json_request("/returns", {"rma_id": rma, "order_id": owner, "lines": [line], "requested_at": at})
         )
         received = {
             "type": "received",
@@ -348,7 +349,7 @@ def _returns(orders: list[ShopifyOrder], now: datetime) -> tuple[tuple[str, ...]
             "location": location,
             "lines": [line],
         }
-        requests.append(_json(f"/returns/{rma}/events", {**received, "received_at": at}))
+        requests.append(json_request(f"/returns/{rma}/events", {**received, "received_at": at}))
         graded = {**line, "grade": "SELLABLE" if rma == "RMA-1" else "DAMAGED"}
         inspected = {
             "type": "inspected",
@@ -357,14 +358,14 @@ def _returns(orders: list[ShopifyOrder], now: datetime) -> tuple[tuple[str, ...]
             "location": location,
             "lines": [graded],
         }
-        requests.append(_json(f"/returns/{rma}/events", {**inspected, "inspected_at": at}))
+        requests.append(json_request(f"/returns/{rma}/events", {**inspected, "inspected_at": at}))
     return (order_id_of(by_post), order_id_of(in_store), order_id_of(by_shop)), tuple(requests)
 
 
 def shop_refund(now: datetime, secret: str) -> Request:
     """The shop's own refund of the first line of the fifth order."""
     order = list(_shopify_plain(now - timedelta(hours=2)))[4]
-    return _Signer(secret).webhook("refunds/create", order.refund(77_001, 0, now), event="refund-77001")
+    return Signer(secret).webhook("refunds/create", order.refund(77_001, 0, now), event="refund-77001")
 
 
 def _lanterns(now: datetime) -> Request:
@@ -376,7 +377,7 @@ def _lanterns(now: datetime) -> Request:
         "reason": "receipt",
         "ref": "PO-4711/1",
     }
-    return _json("/feeds/stock", {"feed": "wms", "movements": [movement]})
+    return json_request("/feeds/stock", {"feed": "wms", "movements": [movement]})
 
 
 def _stocked() -> dict[str, int]:
@@ -385,7 +386,8 @@ def _stocked() -> dict[str, int]:
     return {**stocked, CHART.sku: 50, BAROMETER.sku: 50, LANTERN.sku: 20, SEXTANT.sku: 6, CHRONOMETER.sku: 10}
 
 
-def _master_data(start: datetime) -> tuple[Request, ...]:
+def master_data_of(start: datetime) -> tuple[Request, ...]:
+    """Items, locations and first counts, which were true at `start`."""
     items = [
         row
         for item in (*ITEMS, KIT)
@@ -421,12 +423,13 @@ def _master_data(start: datetime) -> tuple[Request, ...]:
         return [{"sku": sku, "location": place, "units": units, "as_of": at} for sku, place, units in rows]
 
     return (
-        _json("/feeds/products", {"items": items}),
-        _json("/feeds/locations", {"locations": places}),
-        _json("/feeds/stock", {"feed": "wms", "snapshots": snapshots(counts)}),
-        _json("/feeds/stock", {"feed": "store", "snapshots": snapshots(in_stores)}),
+        json_request("/feeds/products", {"items": items}),
+        json_request("/feeds/locations", {"locations": places}),
+        json_request("/feeds/stock", {"feed": "wms", "snapshots": snapshots(counts)}),
+        json_request("/feeds/stock", {"feed": "store", "snapshots": snapshots(in_stores)}),
     )
 
 
-def _json(path: str, body: Any) -> Request:
+def json_request(path: str, body: Any) -> Request:
+    """A POST of a JSON document."""
     return Request(path, json.dumps(body).encode(), {"Content-Type": "application/json"})

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +64,8 @@ def _cluster(directory: Path, announce: Announce) -> Iterator[Cluster]:
 
 
 @contextmanager
-def _only_one(directory: Path) -> Iterator[None]:
-    """Hold the demo's directory. Raises LocalError, before anything is touched, while another demo has it."""
+def only_one(directory: Path, what: str = "demo") -> Iterator[None]:
+    """Hold a run's directory. Raises LocalError, before anything is touched, while another run has it."""
     directory.mkdir(parents=True, exist_ok=True)
     # Closed on exec: a child that outlived its demo must not keep the next one out.
     descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -74,7 +74,7 @@ def _only_one(directory: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LocalError(
-                f"a demo already runs in {directory}: wait for it, stop it with Ctrl-C, "
+                f"a {what} already runs in {directory}: wait for it, stop it with Ctrl-C, "
                 f"or set {addresses.DIRECTORY_VARIABLE} to another directory"
             ) from None
         yield
@@ -92,7 +92,7 @@ def running(
     Raises LocalError naming the process that does not get healthy, and its log.
     """
     directory = demo_directory()
-    with _only_one(directory), ExitStack() as alive:
+    with only_one(directory), ExitStack() as alive:
         for part in ("kafka", "state", "books", "logs"):
             shutil.rmtree(directory / part, ignore_errors=True)
         (directory / "summary.json").unlink(missing_ok=True)
@@ -122,46 +122,14 @@ def _stack(found: Cluster, directory: Path, shopify_secrets: tuple[str, str]) ->
         "KAFKA_BOOTSTRAP_SERVERS": found.bootstrap_servers,
         "SCHEMA_REGISTRY_URL": found.registry_url,
         "CROSSDOCK_STATE_DIR": str(directory / "state"),
-        "CROSSDOCK_GATEWAY_PORT": str(gateway_port),
-        "CROSSDOCK_GATEWAY_SHOPIFY_SECRETS": ",".join(shopify_secrets),
-        "CROSSDOCK_GATEWAY_WMS_URL": urls["wms"],
-        "CROSSDOCK_GATEWAY_PSP_URL": urls["psp"],
-        "CROSSDOCK_GATEWAY_CHANNELS_URL": urls["channels"],
-        "CROSSDOCK_ERP_POSTER_ERPS": f'{{"cloud": "{urls["erp"]}"}}',
+        **outside_of(urls, shopify_secrets),
         **DEMO_POLICIES,
     }
     children = [
-        Child(
-            name,
-            [
-                *(sys.executable, "-m", f"crossdock_simulators.{name}", "--port", str(port)),
-                *("--books", str(directory / "books" / f"{name}.jsonl")),
-                *(("--gateway", gateway_url) if name != "erp" else ()),
-                *(("--shopify-secret", shopify_secrets[1]) if name == "channels" else ()),
-            ],
-            environment,
-            health_url=f"{urls[name]}/livez",
-        )
-        for name, port in simulators.items()
+        *simulators_at(simulators, gateway_url, directory, environment, shopify_secret=shopify_secrets[1]),
+        *(service_at(name, port, environment) for name, port in health.items()),
+        gateway_at(gateway_port, environment),
     ]
-    children += [
-        Child(
-            name,
-            [sys.executable, "-m", f"crossdock_{name.replace('-', '_')}"],
-            {**environment, "CROSSDOCK_HTTP_PORT": str(port)},
-            health_url=f"http://{addresses.LOOPBACK}:{port}/readyz",
-        )
-        for name, port in health.items()
-    ]
-    children.append(
-        Child(
-            "channel-gateway",
-            [sys.executable, "-m", "crossdock_channel_gateway"],
-            environment,
-            health_url=f"{gateway_url}/readyz",
-        )
-    )
-    (directory / "books").mkdir(parents=True, exist_ok=True)
     supervisor = Supervisor(
         children,
         run_directory=addresses.local_directory() / "run",
@@ -169,6 +137,66 @@ def _stack(found: Cluster, directory: Path, shopify_secrets: tuple[str, str]) ->
         backoff=Backoff(initial_s=0.5, max_s=4.0),
     )
     return Stack(found, gateway_url, urls, supervisor)
+
+
+def outside_of(urls: Mapping[str, str], shopify_secrets: tuple[str, str]) -> dict[str, str]:
+    """The settings that lead services and gateway to the simulated systems, whose addresses are given by name."""
+    return {
+        "CROSSDOCK_GATEWAY_SHOPIFY_SECRETS": ",".join(shopify_secrets),
+        "CROSSDOCK_GATEWAY_WMS_URL": urls["wms"],
+        "CROSSDOCK_GATEWAY_PSP_URL": urls["psp"],
+        "CROSSDOCK_GATEWAY_CHANNELS_URL": urls["channels"],
+        "CROSSDOCK_ERP_POSTER_ERPS": f'{{"cloud": "{urls["erp"]}"}}',
+    }
+
+
+def simulators_at(
+    ports: Mapping[str, int],
+    gateway_url: str,
+    directory: Path,
+    environment: Mapping[str, str],
+    *,
+    shopify_secret: str,
+) -> list[Child]:
+    """The simulated systems, by name and port, with their books under `directory`."""
+    (directory / "books").mkdir(parents=True, exist_ok=True)
+    return [
+        Child(
+            name,
+            [
+                *(sys.executable, "-m", f"crossdock_simulators.{name}", "--port", str(port)),
+                *("--books", str(directory / "books" / f"{name}.jsonl")),
+                *(("--gateway", gateway_url) if name != "erp" else ()),
+                *(("--shopify-secret", shopify_secret) if name == "channels" else ()),
+            ],
+            environment,
+            health_url=f"http://{addresses.LOOPBACK}:{port}/livez",
+        )
+        for name, port in ports.items()
+    ]
+
+
+def service_at(
+    service: str, port: int, environment: Mapping[str, str], *, name: str | None = None, ordinal: int = 0
+) -> Child:
+    """One instance of a service, its health on `port`."""
+    own = {"CROSSDOCK_HTTP_PORT": str(port), "CROSSDOCK_ORDINAL": str(ordinal)}
+    return Child(
+        name or service,
+        [sys.executable, "-m", f"crossdock_{service.replace('-', '_')}"],
+        {**environment, **own},
+        health_url=f"http://{addresses.LOOPBACK}:{port}/readyz",
+    )
+
+
+def gateway_at(port: int, environment: Mapping[str, str], *, name: str = "channel-gateway") -> Child:
+    """One gateway on `port`."""
+    return Child(
+        name,
+        [sys.executable, "-m", "crossdock_channel_gateway"],
+        {**environment, "CROSSDOCK_GATEWAY_PORT": str(port)},
+        health_url=f"http://{addresses.LOOPBACK}:{port}/readyz",
+    )
 
 
 #: Deadlines short enough that nothing stays open; everything else is as in production.
