@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable
+from functools import lru_cache
 from io import BytesIO
 from typing import Any
 from uuid import UUID
@@ -173,6 +174,8 @@ class Codec:
             raise Undecodable("contract.unknown_schema", f"{name}: {type(error).__name__}: {error}") from None
 
 
+@lru_cache(maxsize=1024)
 def _parsed(schema: str) -> Any:
+    """The schema as fastavro wants it. A process has few distinct ones, and the simulator starts thousands of workers."""
     # A private name table for each: versions of one record share their names.
     return fastavro.parse_schema(json.loads(schema), named_schemas={})

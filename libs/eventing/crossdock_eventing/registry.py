@@ -122,14 +122,16 @@ class MemoryRegistry:
 
     def __init__(self) -> None:
         self._ids: dict[str, int] = {}
+        self._by_text: dict[str, int] = {}
         self._schemas: dict[int, str] = {}
 
     def id_of(self, subject: str, schema: str) -> int:  # noqa: ARG002 - one id per schema, as in a registry
-        canonical = json.dumps(json.loads(schema), sort_keys=True)
-        if canonical not in self._ids:
-            self._ids[canonical] = len(self._ids) + 1
-            self._schemas[self._ids[canonical]] = schema
-        return self._ids[canonical]
+        known = self._by_text.get(schema)
+        if known is None:
+            canonical = json.dumps(json.loads(schema), sort_keys=True)
+            known = self._by_text[schema] = self._ids.setdefault(canonical, len(self._ids) + 1)
+            self._schemas.setdefault(known, schema)
+        return known
 
     def by_id(self, schema_id: int) -> str:
         if schema_id not in self._schemas:

@@ -193,6 +193,21 @@ class Worker:
         """Partitions are assigned and restored, schemas and tables are cached."""
         return bool(self._tasks) and not self._assignment_changed
 
+    def due_in_s(self) -> float | None:
+        """Seconds until a timer is due or a held partition may go on, by this instance's clock; None: nothing waits for time.
+
+        A timer that is due and waits for older input is looked at again after `calls_wait_s`.
+        """
+        due: list[float] = []
+        for task in self._tasks.values():
+            if task.held_until_s is not None:
+                due.append(max(0.0, task.held_until_s - self._clock.monotonic_s()))
+                continue
+            timer_us = task.state.next_timer_us()
+            if timer_us is not None:
+                due.append(max(self._pace.calls_wait_s, (timer_us - to_micros(self._now)) / 1e6))
+        return min(due, default=None)
+
     @property
     def partitions(self) -> frozenset[int]:
         """Partition numbers that this instance works on."""
@@ -236,14 +251,8 @@ class Worker:
         if self._buffer:
             return max(0.0, self._last_commit_s + self._pace.commit_interval_s - now_s)
         wait = self._pace.calls_wait_s if self._calls else self._pace.idle_wait_s
-        for task in self._tasks.values():
-            if task.held_until_s is not None:
-                wait = min(wait, max(0.0, task.held_until_s - now_s))
-                continue
-            due_us = task.state.next_timer_us()
-            if due_us is not None:
-                wait = min(wait, max(0.0, (due_us - to_micros(self._now)) / 1e6, self._pace.calls_wait_s))
-        return wait
+        due = self.due_in_s()
+        return wait if due is None else min(wait, due)
 
     def _buffer_is_due(self) -> bool:
         if not self._buffer:

@@ -196,6 +196,11 @@ class MemoryConsumer:
             self._group.leave(self._member, self._cluster.counts(), now_ms)
         self._member = None
 
+    def vanish(self) -> None:
+        """The process of this consumer died or stands still: its session runs from now."""
+        if self._member is not None and self._member.member_id in self._group.members:
+            self._member.silent_since_ms = self._cluster.now_ms()
+
 
 class MemoryProducer:
     """`interface.Producer` in memory. Records enter the log at once, undecided; reports wait for the next

@@ -151,6 +151,13 @@ class Faults:
         """The member's process died: its session runs from now."""
         self._member(group, instance_id).silent_since_ms = self._cluster.now_ms()
 
+    def keep_alive(self) -> None:
+        """Time leapt, and every living member polled all the while."""
+        now = self._cluster.now_ms()
+        for group in self._cluster.groups.values():
+            for member in group.members.values():
+                member.last_poll_ms = now
+
     def set_away(self, away: bool) -> None:
         """Start or end an outage: queries raise BrokerUnavailable, polls are empty, commits stay unknown."""
         self._cluster.is_away = away

@@ -1,0 +1,211 @@
+"""The channel-gateway of the simulated world: publishes what comes in, carries out what goes out.
+
+It translates with the gateway's own `effect_of` and keeps its promises, no better and no worse: the same delivery has the same
+event ids, may be published twice, and is never lost once accepted; an outbound record is carried out at least once, in order
+per key, and everything not yet settled is carried out again after a crash. Its HTTP and its consumer are not simulated.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from crossdock_channel_gateway.effects import OUTBOUND, Effect, effect_of
+from crossdock_eventing.broker.interface import Broker, TopicPartition
+from crossdock_eventing.clock import Clock, to_micros
+from crossdock_eventing.codec import Codec
+from crossdock_eventing.envelope import header, headers, record_key, wrap
+from crossdock_eventing.registry import SchemaSource
+from crossdock_simulation.outside import Declined, System
+
+_TOPICS = tuple(sorted({kind.TOPIC for kind in OUTBOUND}))
+_WANTED = frozenset(kind.SCHEMA.encode() for kind in OUTBOUND)
+_RETRY_FIRST_S, _RETRY_MAX_S = 0.5, 30.0
+
+
+@dataclass(slots=True)
+class _Errand:
+    """One effect on its way. `settled` records may be repeated after a crash until their offset was committed."""
+
+    command: Any
+    effect: Effect
+    settled: bool = False
+
+
+class Edge:
+    """Writes intake records as the gateway does. One per registry: encoders are made once."""
+
+    def __init__(self, registry: SchemaSource) -> None:
+        self._registry = registry
+        self._codecs: dict[type[Any], Codec] = {}
+
+    def write(self, producer: Any, records: Iterable[Any], *, delivery: str, clock: Clock) -> None:
+        """Publish the records of one delivery in one transaction."""
+        now = clock.now()
+        producer.begin()
+        for record in records:
+            kind = type(record)
+            codec = self._codecs.get(kind)
+            if codec is None:
+                codec = self._codecs[kind] = Codec(self._registry, written=[(kind, kind.TOPIC)], read=())
+            meta = wrap(
+                record,
+                causation_id=delivery,
+                correlation_id=delivery,
+                now=now,
+                source="/crossdock/channel-gateway",
+                attributes={},
+            )
+            producer.produce(
+                kind.TOPIC,
+                key=record_key(record).encode(),
+                value=codec.encode(record, meta),
+                headers=headers(meta, kind.SCHEMA, None),
+                timestamp_ms=to_micros(now) // 1000,
+            )
+        producer.commit()
+
+
+class Gateway:
+    """Both directions. `step` moves whatever is due; times are simulated seconds since the start."""
+
+    def __init__(
+        self, broker: Broker, edge: Edge, decoder: Codec, clock: Clock, say: Callable[[str], None]
+    ) -> None:
+        self._edge = edge
+        self._decoder = decoder
+        self._clock = clock
+        self._say = say
+        self.systems: dict[str, System] = {}
+        self._producer = broker.producer("channel-gateway")
+        self._producer.init_transactions()
+        self._reader = broker.reader()
+        admin = broker.admin()
+        self._reader.assign(
+            {TopicPartition(topic, n): 0 for topic in _TOPICS for n in range(admin.partitions(topic))}
+        )
+        self._arriving: list[tuple[float, int, str, tuple[Any, ...], str]] = []
+        self._arrived = 0
+        self._queues: dict[tuple[str, str], deque[_Errand]] = {}
+        self._retries: dict[tuple[str, str], tuple[float, float]] = {}  # queue: not before, next wait
+        self._uncommitted: list[_Errand] = []
+        self.away_until_s: dict[str, float] = {}
+        self.lost_answers: dict[str, int] = {}
+        self.lost_requests: dict[str, int] = {}
+        self.repeats = 0
+        self.delay_s = 0.0
+
+    # ---- in
+
+    def arrive(self, at_s: float, delivery: str, records: tuple[Any, ...], label: str) -> None:
+        """A delivery will reach the gateway at this time."""
+        self._arrived += 1
+        heapq.heappush(self._arriving, (at_s, self._arrived, delivery, records, label))
+
+    def report(self, delivery: str, record: Any) -> None:
+        """An event of a system of the outside, posted now."""
+        at_s = self._clock.monotonic_s() + self.delay_s
+        self.arrive(at_s, delivery, (record,), type(record).__name__)
+
+    # ---- both
+
+    def next_s(self) -> float | None:
+        """When something is due next."""
+        due = [self._arriving[0][0]] if self._arriving else []
+        due += [self._retries.get(name, (0.0, 0.0))[0] for name, queue in self._queues.items() if queue]
+        return min(due, default=None)
+
+    def step(self) -> bool:
+        """Publish what has arrived, read commands, try every queue's head once; whether anything moved."""
+        now_s = self._clock.monotonic_s()
+        moved = self._publish(now_s)
+        moved |= self._read()
+        for name, queue in list(self._queues.items()):
+            if queue and self._retries.get(name, (0.0, 0.0))[0] <= now_s:
+                self._attempt(name, queue, now_s)
+                moved = True
+            if not queue:
+                del self._queues[name]
+        return moved
+
+    def crash(self) -> None:
+        """The process died and is back: whatever was not committed is carried out again, in the same order."""
+        self._say("gateway died; carries out again what it had not committed")
+        again, self._uncommitted = self._uncommitted, []
+        self._queues.clear()
+        self._retries.clear()
+        for errand in again:
+            errand.settled = False
+            self._enqueue(errand)
+
+    def commit(self) -> None:
+        """Offsets of what is settled are committed: a crash repeats it no more."""
+        while self._uncommitted and self._uncommitted[0].settled:
+            self._uncommitted.pop(0)
+
+    def _publish(self, now_s: float) -> bool:
+        moved = False
+        while self._arriving and self._arriving[0][0] <= now_s:
+            _, _, delivery, records, label = heapq.heappop(self._arriving)
+            self._say(f"in   {label}")
+            self._edge.write(self._producer, records, delivery=delivery, clock=self._clock)
+            if self.repeats:
+                self.repeats -= 1
+                self._say(f"in   {label} (again)")
+                self._edge.write(self._producer, records, delivery=delivery, clock=self._clock)
+            moved = True
+        return moved
+
+    def _read(self) -> bool:
+        records = self._reader.poll(1000, 0.0)
+        for record in records:
+            if header(record.headers, "event_type") in _WANTED:
+                _, command = self._decoder.decode(record.value, record.headers)
+                effect = effect_of(command)
+                if effect is not None:
+                    self._enqueue(_Errand(command, effect))
+        return bool(records)
+
+    def _enqueue(self, errand: _Errand) -> None:
+        self._uncommitted.append(errand)
+        name = (errand.effect.system, errand.command.order_id)
+        self._queues.setdefault(name, deque()).append(errand)
+
+    def _attempt(self, name: tuple[str, str], queue: deque[_Errand], now_s: float) -> None:
+        errand, system = queue[0], name[0]
+        if now_s < self.away_until_s.get(system, 0.0) or self._take(self.lost_requests, system):
+            self._later(name, now_s)
+            return
+        label = f"{errand.effect.method} {errand.effect.path[:70]}"
+        try:
+            self.systems[system].carry_out(errand.command, errand.effect)
+        except Declined as declined:
+            if self._take(self.lost_answers, system):
+                self._later(name, now_s)
+                return
+            self._say(f"out  {system} declined {label}: {declined}")
+            if errand.effect.refused is not None:
+                told = errand.effect.refused(str(declined))
+                self.arrive(now_s, told.delivery, told.records, f"{system} refused")
+        else:
+            if self._take(self.lost_answers, system):
+                self._say(f"out  {system} {label}: done, the answer was lost")
+                self._later(name, now_s)
+                return
+            self._say(f"out  {system} {label}")
+        self._retries.pop(name, None)
+        queue.popleft()
+        errand.settled = True
+
+    def _later(self, name: tuple[str, str], now_s: float) -> None:
+        _, wait_s = self._retries.get(name, (0.0, _RETRY_FIRST_S))
+        self._retries[name] = (now_s + wait_s, min(wait_s * 2, _RETRY_MAX_S))
+
+    def _take(self, faults: dict[str, int], system: str) -> bool:
+        if not faults.get(system):
+            return False
+        faults[system] -= 1
+        return True
