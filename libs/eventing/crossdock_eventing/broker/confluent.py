@@ -352,15 +352,8 @@ class ConfluentConsumer(_Fetching):
     def committed(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int | None]:
         if not partitions:
             return {}
-        answers = _translated(
-            lambda: self._client.committed(
-                [_native(partition) for partition in partitions], timeout=self._settings.query_timeout_s
-            ),
-            BrokerUnavailable,
-        )
-        for answer in answers:
-            if answer.error is not None:
-                _raise_error(answer.error, BrokerUnavailable)
+        asked = [_native(partition) for partition in partitions]
+        answers = _committed(self._client, asked, self._settings.query_timeout_s)
         return {
             TopicPartition(answer.topic, answer.partition): answer.offset if answer.offset >= 0 else None
             for answer in answers
@@ -456,6 +449,7 @@ class ConfluentAdmin:
 
     def __init__(self, conf: Mapping[str, Any], settings: ClientSettings, probe: _Probe) -> None:
         self._client = AdminClient({k: v for k, v in conf.items() if k != "logger"}, logger=conf["logger"])
+        self._conf = conf
         self._probe = probe
         self._timeout_s = settings.query_timeout_s
 
@@ -523,13 +517,24 @@ class ConfluentAdmin:
         return self._probe.watermarks(partition)
 
     def group_offsets(self, group: str) -> dict[TopicPartition, int]:
-        request = [ck.ConsumerGroupTopicPartitions(group)]
-        answer = self._of_coordinator(
-            lambda: self._client.list_consumer_group_offsets(request, require_stable=True)[group]
-        )
+        metadata = _translated(lambda: self._client.list_topics(timeout=self._timeout_s), BrokerUnavailable)
+        asked = [
+            ck.TopicPartition(name, number)
+            for name, topic in metadata.topics.items()
+            if not name.startswith("__")
+            for number in topic.partitions
+        ]
+        # The admin client's own question for them takes the process down (SIGSEGV in librdkafka 2.16) when a coordinator
+        # that has just been chosen answers it; a consumer's does not.
+        conf = {**self._conf, "group.id": group, "isolation.level": "read_committed"}
+        consumer = ck.Consumer(conf)
+        try:
+            answers = _committed(consumer, asked, self._timeout_s) if asked else []
+        finally:
+            consumer.close()
         return {
             TopicPartition(native.topic, native.partition): native.offset
-            for native in answer.topic_partitions
+            for native in answers
             if native.offset >= 0
         }
 
@@ -539,7 +544,10 @@ class ConfluentAdmin:
         if not missing:
             return
         request = [ck.ConsumerGroupTopicPartitions(group, missing)]
-        self._of_coordinator(lambda: self._client.alter_consumer_group_offsets(request)[group])
+        _of_coordinator(
+            lambda: self._answer(self._client.alter_consumer_group_offsets(request)[group]).topic_partitions,
+            self._timeout_s,
+        )
 
     def close(self) -> None:
         del self._client
@@ -551,22 +559,6 @@ class ConfluentAdmin:
     def _answer(self, future: "Future[Any]") -> Any:
         self._client.poll(0)  # hands on its log lines
         return _translated(lambda: future.result(self._timeout_s), BrokerUnavailable)
-
-    def _of_coordinator(self, ask: Callable[[], "Future[Any]"]) -> Any:
-        """The answer of a group's coordinator to a question that can be asked again."""
-        deadline = time.monotonic() + self._timeout_s
-        while True:
-            try:
-                answer = self._answer(ask())
-                for native in answer.topic_partitions:
-                    if native.error is not None:
-                        _raise_error(native.error, BrokerUnavailable)
-            except BrokerUnavailable as error:
-                if error.code not in _COORDINATOR_STARTING or time.monotonic() > deadline:
-                    raise
-                time.sleep(_METADATA_RETRY_S)
-            else:
-                return answer
 
     def _await_metadata(self, holds: Callable[[dict[str, TopicMetadata]], bool]) -> None:
         """Creating and deleting are acknowledged before every broker knows of them; wait until they do."""
@@ -581,6 +573,33 @@ class ConfluentAdmin:
             if time.monotonic() > deadline:
                 raise BrokerUnavailable("_TIMED_OUT", "topic metadata did not settle")
             time.sleep(_METADATA_RETRY_S)
+
+
+def _committed(
+    consumer: ck.Consumer, asked: Sequence[ck.TopicPartition], timeout_s: float
+) -> list[ck.TopicPartition]:
+    """The committed offsets of the consumer's group, once no transaction over them is open. Raises BrokerUnavailable."""
+    return _of_coordinator(
+        lambda: _translated(lambda: consumer.committed(list(asked), timeout=timeout_s), BrokerUnavailable),
+        timeout_s,
+    )
+
+
+def _of_coordinator(ask: Callable[[], list[ck.TopicPartition]], timeout_s: float) -> list[ck.TopicPartition]:
+    """The answer, partition by partition, of a group's coordinator to a question that can be asked again."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            answers = ask()
+            for native in answers:
+                if native.error is not None:
+                    _raise_error(native.error, BrokerUnavailable)
+        except BrokerUnavailable as error:
+            if error.code not in _COORDINATOR_STARTING or time.monotonic() > deadline:
+                raise
+            time.sleep(_METADATA_RETRY_S)
+        else:
+            return answers
 
 
 def _writable(topic: TopicMetadata | None) -> bool:
