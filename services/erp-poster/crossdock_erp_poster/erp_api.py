@@ -1,11 +1,12 @@
-"""The ERP's HTTP interface: post documents, find one by its reference. Called by `port.py`, in its event
-loop.
+"""The ERP's HTTP interface: post documents, find one by its reference.
 
     POST /documents                 one document       → 201 {external_ref} | 4xx {code, detail}
     POST /documents/batch           array of documents → 200 [{status, external_ref} | {status, code, detail}]
     GET  /documents?reference=R                        → 200 {external_ref} | 404
 
-Every way in which a call can end is a value here; nothing that the network does raises.
+`ErpApi` speaks it for `port.py`, in its event loop; what a response means is told by `posting_results` and
+`found`, which the simulator calls too. Every way in which a call can end is a value here; nothing that the
+network does raises.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import aiohttp
 
 from crossdock_erp_poster.model import Outcome, PostDocument, Posted, Refused, Unavailable, UnknownOutcome
 
+LOST = 0
+AWAY = 503
 _REFUSED = (400, 422)
 _CONFLICT = 409
 _THROTTLED = 429
-_AWAY = 503
 _DEFAULT_RETRY_AFTER_S = 1.0
 
 
@@ -37,6 +39,19 @@ class NotFound:
     """The ERP holds no document under this reference."""
 
 
+PostingResult = Outcome | Throttled
+Found = Posted | NotFound | Throttled | Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What came of one request. `status` is `AWAY` when nothing was sent and `LOST` when no answer came back."""
+
+    status: int
+    body: Any
+    retry_after_s: float | None = None
+
+
 class ErpApi:
     """One ERP. `session` carries the connection limit and the time-out."""
 
@@ -44,63 +59,32 @@ class ErpApi:
         self._session = session
         self._documents = f"{address.rstrip('/')}/documents"
 
-    async def post(self, calls: Sequence[PostDocument]) -> list[Outcome | Throttled]:
+    async def post(self, calls: Sequence[PostDocument]) -> list[PostingResult]:
         """Post in one request, results in the calls' order. `UnknownOutcome` may or may not be booked."""
         if len(calls) == 1:
-            status, retry_after_s, body = await self._request("POST", self._documents, json=_body(calls[0]))
-            return [_result(status, retry_after_s, body)]
-        status, retry_after_s, body = await self._request(
-            "POST", f"{self._documents}/batch", json=[_body(call) for call in calls]
-        )
-        if status == 200 and isinstance(body, list) and len(body) == len(calls):
-            return [_result(item.get("status", 0), None, item) for item in body]
-        whole = _result(0 if status == 200 else status, retry_after_s, body)
-        # A refusal of the batch as a whole says nothing about a document in it.
-        if isinstance(whole, Refused):
-            whole = Unavailable(f"batch refused with {whole.code}: {whole.detail}")
-        return [whole] * len(calls)
+            response = await self._request("POST", self._documents, json=document_body(calls[0]))
+        else:
+            documents = [document_body(call) for call in calls]
+            response = await self._request("POST", f"{self._documents}/batch", json=documents)
+        return posting_results(response, len(calls))
 
-    async def find(self, reference: str) -> Posted | NotFound | Throttled | Unavailable:
+    async def find(self, reference: str) -> Found:
         """Look a document up by its reference."""
-        status, retry_after_s, body = await self._request(
-            "GET", self._documents, params={"reference": reference}
-        )
-        if status == 200 and isinstance(body, dict) and body.get("external_ref"):
-            return Posted(str(body["external_ref"]), existed=True)
-        if status == 404:
-            return NotFound()
-        if status == _THROTTLED:
-            return Throttled(retry_after_s or _DEFAULT_RETRY_AFTER_S)
-        return Unavailable(f"look-up answered {_text(status, body)}", retry_after_s)
+        return found(await self._request("GET", self._documents, params={"reference": reference}))
 
-    async def _request(self, method: str, url: str, **arguments: Any) -> tuple[int, float | None, Any]:
-        """Status, Retry-After and body. Status 503 when nothing was sent, 0 when the answer was lost."""
+    async def _request(self, method: str, url: str, **arguments: Any) -> Response:
         try:
             async with self._session.request(method, url, **arguments) as response:
                 retry_after_s = _seconds(response.headers.get("Retry-After"))
-                return response.status, retry_after_s, await response.json(content_type=None)
+                return Response(response.status, await response.json(content_type=None), retry_after_s)
         except aiohttp.ClientConnectorError as error:
-            return _AWAY, None, {"detail": f"no connection: {error}"}
+            return Response(AWAY, {"detail": f"no connection: {error}"})
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            return 0, None, {"detail": f"answer lost: {type(error).__name__} {error}"}
+            return Response(LOST, {"detail": f"answer lost: {type(error).__name__} {error}"})
 
 
-def _result(status: int, retry_after_s: float | None, body: Any) -> Outcome | Throttled:
-    fields = body if isinstance(body, dict) else {}
-    if status in (200, 201) and fields.get("external_ref"):
-        return Posted(str(fields["external_ref"]), existed=status == 200)
-    if status in _REFUSED:
-        return Refused(str(fields.get("code", f"http_{status}")), str(fields.get("detail", "")))
-    if status == _THROTTLED:
-        return Throttled(retry_after_s or _DEFAULT_RETRY_AFTER_S)
-    if status == _AWAY or (400 <= status < 500 and status not in (_CONFLICT, 408)):
-        # The other 4xx (credentials, address) are faults of the set-up and no word about the document.
-        return Unavailable(_text(status, body), retry_after_s)
-    # A conflict says that the reference exists; a time-out, a 5xx or an unreadable body may have booked it.
-    return UnknownOutcome(_text(status, body))
-
-
-def _body(call: PostDocument) -> dict[str, Any]:
+def document_body(call: PostDocument) -> dict[str, Any]:
+    """The document as the ERP is sent it."""
     document = call.document
     return {
         "document_type": document.document_type.value,
@@ -115,6 +99,48 @@ def _body(call: PostDocument) -> dict[str, Any]:
     }
 
 
+def posting_results(response: Response, documents: int) -> list[PostingResult]:
+    """The result of each of so many documents; more than one went to the batch form."""
+    if documents == 1:
+        return [_result(response)]
+    body = response.body
+    if response.status == 200 and isinstance(body, list) and len(body) == documents:
+        return [_result(Response(item.get("status", LOST), item)) for item in body]
+    whole = _result(Response(LOST, body) if response.status == 200 else response)
+    # A refusal of the batch as a whole says nothing about a document in it.
+    if isinstance(whole, Refused):
+        whole = Unavailable(f"batch refused with {whole.code}: {whole.detail}")
+    return [whole] * documents
+
+
+def found(response: Response) -> Found:
+    """What a look-up says of the document."""
+    status, body = response.status, response.body
+    if status == 200 and isinstance(body, dict) and body.get("external_ref"):
+        return Posted(str(body["external_ref"]), existed=True)
+    if status == 404:
+        return NotFound()
+    if status == _THROTTLED:
+        return Throttled(response.retry_after_s or _DEFAULT_RETRY_AFTER_S)
+    return Unavailable(f"look-up answered {_text(response)}", response.retry_after_s)
+
+
+def _result(response: Response) -> PostingResult:
+    status = response.status
+    fields = response.body if isinstance(response.body, dict) else {}
+    if status in (200, 201) and fields.get("external_ref"):
+        return Posted(str(fields["external_ref"]), existed=status == 200)
+    if status in _REFUSED:
+        return Refused(str(fields.get("code", f"http_{status}")), str(fields.get("detail", "")))
+    if status == _THROTTLED:
+        return Throttled(response.retry_after_s or _DEFAULT_RETRY_AFTER_S)
+    if status == AWAY or (400 <= status < 500 and status not in (_CONFLICT, 408)):
+        # The other 4xx (credentials, address) are faults of the set-up and no word about the document.
+        return Unavailable(_text(response), response.retry_after_s)
+    # A conflict says that the reference exists; a time-out, a 5xx or an unreadable body may have booked it.
+    return UnknownOutcome(_text(response))
+
+
 def _seconds(retry_after: str | None) -> float | None:
     try:
         return None if retry_after is None else max(0.0, float(retry_after))
@@ -122,6 +148,6 @@ def _seconds(retry_after: str | None) -> float | None:
         return None
 
 
-def _text(status: int, body: Any) -> str:
-    detail = body.get("detail", "") if isinstance(body, dict) else ""
-    return f"{status or 'nothing'} {detail}".strip()
+def _text(response: Response) -> str:
+    detail = response.body.get("detail", "") if isinstance(response.body, dict) else ""
+    return f"{response.status or 'nothing'} {detail}".strip()

@@ -28,7 +28,7 @@ class Policy:
         its first record chose, so a changed rule never moves half an order's documents.
     back_off_first, back_off_max: delay before attempt n + 1 is first · 2^(n-1), at most max. The number of
         attempts has no limit: an outage queues for as long as it takes; the next try stands in the state.
-    settle: longest time in which the ERP may still be working on a call whose answer was lost; no document
+    settle: longest time from a posting's leaving to its booking, whatever became of the answer; no document
         is posted again before it is over and a look-up found nothing.
     predecessor_deadline: how long a document waits for a predecessor that no record has announced.
     on_account_after: how long money waits for an invoice before it is posted on account.
@@ -40,7 +40,7 @@ class Policy:
     erp_by_channel: Mapping[str, str] = field(default_factory=dict)
     back_off_first: timedelta = timedelta(seconds=1)
     back_off_max: timedelta = timedelta(minutes=1)
-    settle: timedelta = timedelta(seconds=10)
+    settle: timedelta = timedelta(seconds=20)
     predecessor_deadline: timedelta = timedelta(days=1)
     on_account_after: timedelta = timedelta(days=7)
     retention: timedelta = timedelta(days=120)

@@ -17,7 +17,11 @@ class Settings(BaseSettings):
     default_erp, erp_by_channel: see `Policy`; every name must be one of `erps`.
     requests_per_s, requests_in_flight: what one ERP allows one instance.
     batch_max: documents of one request; 1 posts each on its own, for an ERP without a batch form.
-    answer_timeout_s: how long one answer may take. `settle_s` must cover what the ERP may still do after it.
+    answer_timeout_s: how long one answer may take.
+    settle_s: how long after its leaving the ERP may still book a posting, whatever became of the answer. Not
+        less than the time-out. An ERP (with what stands before it) that takes longer may book twice.
+    post_within_s: how long after a commit of this instance a posting may leave. Less than the consumer's
+        session time-out by a heartbeat, so that an instance which lost its chains unawares has stopped.
     """
 
     model_config = SettingsConfigDict(env_prefix="CROSSDOCK_ERP_POSTER_")
@@ -33,14 +37,27 @@ class Settings(BaseSettings):
 
     back_off_first_s: float = Field(default=1, gt=0)
     back_off_max_s: float = Field(default=60, gt=0)
-    settle_s: float = Field(default=10, ge=0)
+    settle_s: float = Field(default=20, gt=0)
+    post_within_s: float = Field(default=20, gt=0)
     predecessor_deadline_s: float = Field(default=86_400, gt=0)
     on_account_after_s: float = Field(default=7 * 86_400, gt=0)
     retention_s: float = Field(default=120 * 86_400, gt=0)
     adjustments_remembered: int = Field(default=32, ge=1)
 
     def policy(self) -> Policy:
-        """The core's share of the settings. Raises ValueError when a rule names an ERP without an address."""
+        """The core's share of the settings.
+
+        Raises ValueError when a rule names an ERP without an address, or when times contradict one another.
+        """
+        if self.settle_s < self.answer_timeout_s:
+            raise ValueError(
+                f"settle_s ({self.settle_s}) is less than answer_timeout_s ({self.answer_timeout_s})"
+            )
+        turn_s = self.answer_timeout_s + 2 / self.requests_per_s
+        if self.post_within_s < turn_s:
+            raise ValueError(
+                f"post_within_s ({self.post_within_s}) leaves no time for a look-up and a posting ({turn_s})"
+            )
         unknown = {self.default_erp, *self.erp_by_channel.values()} - set(self.erps)
         if unknown:
             raise ValueError(f"no address in CROSSDOCK_ERP_POSTER_ERPS for {', '.join(sorted(unknown))}")

@@ -127,17 +127,22 @@ MONEY_PREDECESSORS = {
 
 
 class ModelErp:
-    """Takes whatever it is sent, twice if it must; the port's promise is to look up before a doubtful posting."""
+    """Takes whatever it is sent, twice if it must.
+
+    The port's promise: it looks up before a new attempt, and after a restart it does nothing but look up.
+    """
 
     def __init__(self) -> None:
         self.booked: list[str] = []
 
     def call(self, call: PostDocument, fate: str, *, fresh: bool) -> ErpAnswered:
         doubtful = call.attempt > 1 or not fresh
-        if fate == "away":
+        if fate == "away" and fresh:
             return ErpAnswered(call.call_id, Unavailable("503"))
-        if doubtful and call.reference in self.booked:
+        if doubtful and fate != "away" and call.reference in self.booked:
             return ErpAnswered(call.call_id, Posted("found", existed=True))
+        if not fresh:
+            return ErpAnswered(call.call_id, UnknownOutcome("not found"))
         if fate == "refused":
             return ErpAnswered(call.call_id, Refused("no", ""))
         if fate != "lost_request":

@@ -80,7 +80,8 @@ class Plant:
         self.erp.set_faults(Faults(**faults), now_s=self._loop.time())
 
     def worker(self) -> Worker:
-        self.service = service(Settings(erps={"cloud": self.address}, settle_s=0.1, back_off_max_s=2))
+        times = {"answer_timeout_s": 0.3, "settle_s": 0.3, "back_off_max_s": 2}
+        self.service = service(Settings(erps={"cloud": self.address}, **times))
         return Worker(
             self.service,
             broker=self.broker,
@@ -229,6 +230,10 @@ def test_settings_come_from_the_environment_and_every_rule_needs_an_address(monk
     policy = Settings().policy()
     assert (policy.erp_of("amazon"), policy.erp_of("shopify")) == ("legacy", "cloud")
     assert policy.back_off_max == timedelta(seconds=5)
+    with pytest.raises(ValueError, match="less than answer_timeout_s"):
+        service(Settings(settle_s=5))
+    with pytest.raises(ValueError, match="no time for a look-up"):
+        service(Settings(post_within_s=5))
     monkeypatch.setenv("CROSSDOCK_ERP_POSTER_DEFAULT_ERP", "mainframe")
     with pytest.raises(ValueError, match="mainframe"):
         service(Settings())
