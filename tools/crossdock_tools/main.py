@@ -11,6 +11,7 @@ import typer
 from crossdock_local.errors import LocalError
 from crossdock_tools import dead_letters, infrastructure, topics
 from crossdock_tools import trace as tracing
+from crossdock_tools.chaos import command as disturbing
 from crossdock_tools.demo import command as demonstrating
 from crossdock_tools.schemas import commands as schemas
 from crossdock_tools.schemas.contracts import ContractError
@@ -27,6 +28,7 @@ app.command("up")(infrastructure.up)
 app.command("down")(infrastructure.down)
 app.command("status")(infrastructure.status)
 app.command("demo")(demonstrating.demo)
+app.command("chaos")(disturbing.chaos)
 app.command("trace")(tracing.trace)
 app.add_typer(schemas.app, name="schemas")
 app.add_typer(topics.app, name="topics")
@@ -61,6 +63,7 @@ def anticipated() -> tuple[type[Exception], ...]:
     """The failures a user can put right. Imported only after one: Kafka's client is slow to load."""
     from crossdock_eventing.broker.failure import BrokerError
     from crossdock_eventing.registry import RegistryUnavailable, UnknownSchema
+    from crossdock_tools.chaos.run import ChaosError
     from crossdock_tools.demo.client import Unexpected
     from crossdock_tools.demo.run import DemoError
 
@@ -73,6 +76,7 @@ def anticipated() -> tuple[type[Exception], ...]:
         tracing.TraceError,
         dead_letters.DeadLetterError,
         DemoError,
+        ChaosError,
         Unexpected,
     )
 
