@@ -12,9 +12,10 @@ from typing import Any
 
 import structlog
 
-from crossdock_eventing.broker.interface import Broker, TopicPartition
+from crossdock_eventing.broker.interface import Broker, Record, TopicPartition
 from crossdock_eventing.codec import Codec, Undecodable
 from crossdock_eventing.envelope import header
+from crossdock_eventing.reading import read_up_to
 
 log = structlog.get_logger(__name__)
 
@@ -85,16 +86,16 @@ class Tables:
     def drain(self) -> None:
         """Take what has already arrived, without waiting."""
         if self._reader is not None:
-            while self._take(0.0) == _DRAIN:
-                pass
+            while records := self._reader.poll(_DRAIN, 0.0):
+                self._take(records)
+                if len(records) < _DRAIN:
+                    return
 
     def catch_up(self) -> None:
-        """Read up to the ends as they are now. Blocks for as long as that takes."""
-        if self._reader is None:
-            return
-        ends = {each: self._reader.watermarks(each).high for each in self._partitions}
-        while any(self._reader.position(each) < end for each, end in ends.items()):
-            self._take(0.05)
+        """Read up to the ends as they are now. Blocks for as long as that takes. Raises BrokerUnavailable."""
+        if self._reader is not None:
+            ends = {each: self._reader.watermarks(each).high for each in self._partitions}
+            read_up_to(self._reader, ends, self._take)
 
     def missed(self) -> bool:
         """Whether a row was missing since `forget_misses`."""
@@ -108,9 +109,7 @@ class Tables:
         if self._reader is not None:
             self._reader.close()
 
-    def _take(self, timeout_s: float) -> int:
-        assert self._reader is not None
-        records = self._reader.poll(_DRAIN, timeout_s)
+    def _take(self, records: list[Record]) -> None:
         for record in records:
             if record.key is None:
                 continue
@@ -136,4 +135,3 @@ class Tables:
                     offset=record.offset,
                     key=key,
                 )
-        return len(records)

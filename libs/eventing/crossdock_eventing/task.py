@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from crossdock_eventing.broker.interface import Reader, Record, TopicPartition
+from crossdock_eventing.reading import read_up_to
 from crossdock_eventing.state import Checkpoint, TaskState
 
 #: Key of the changelog record that carries the task's book of input offsets.
 OFFSETS_KEY = "\x00offsets"
-_READ_MAX = 10_000
-_POLL_S = 0.05
 _TRUST_MS_MAX = (
     6 * 24 * 3600 * 1000
 )  # delete.retention.ms (7 days) less a day: a missed tombstone would raise the dead
@@ -71,6 +70,7 @@ class Task:
 
         The end is the high watermark read uncommitted, asked after `committed()` answered: whatever had committed by then
         lies below it. Wipes a store that mirrors another changelog, lies outside the log, or is older than tombstones live.
+        Raises BrokerUnavailable.
         """
         low, high = reader.watermarks(self.changelog)
         checkpoint = self.state.checkpoint()
@@ -83,13 +83,15 @@ class Task:
             self.next_offsets = dict(checkpoint.inputs)
             self.booked = bool(checkpoint.inputs)
         reader.assign({self.changelog: start})
-        taken = 0
-        while reader.position(self.changelog) < high:
-            records = reader.poll(_READ_MAX, _POLL_S)
-            taken += len(records)
+        taken: list[int] = []
+
+        def take(records: list[Record]) -> None:
+            taken.append(len(records))
             self._take(records, now_ms)
+
+        read_up_to(reader, {self.changelog: high}, take)
         self.changelog_next = max(self.changelog_next, reader.position(self.changelog))
-        return taken
+        return sum(taken)
 
     def _take(self, records: list[Record], now_ms: int) -> None:
         changes: dict[str, bytes | None] = {}
