@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 from crossdock_eventing.broker.interface import Broker
 from crossdock_eventing.registry import SchemaSource
+from crossdock_tools.audit import causation, delivery, documents, effects, memory, ordering
 from crossdock_tools.audit.books import NO_BOOKS, Books
 from crossdock_tools.audit.evidence import Evidence, EvidenceReader
 from crossdock_tools.audit.report import Check, Report
@@ -17,9 +18,21 @@ from crossdock_tools.schemas.contracts import Repository
 
 Statement = Callable[[Evidence, Books], "Check | tuple[Check, ...]"]
 
-CHECKS: tuple[Statement, ...] = ()
+CHECKS: tuple[Statement, ...] = (
+    delivery.accounted,
+    documents.documents,
+    ordering.outputs,
+    ordering.letters,
+    causation.causes,
+    causation.acyclic,
+    causation.identities,
+    causation.producers,
+    memory.remembered,
+    effects.references,
+    effects.outside,
+)
 #: Held as well when the caller says that all work is done: what is still under way is then a violation.
-CHECKS_OF_DRAINED: tuple[Statement, ...] = ()
+CHECKS_OF_DRAINED: tuple[Statement, ...] = (delivery.drained, documents.complete, effects.carried_out)
 
 
 class Auditor:

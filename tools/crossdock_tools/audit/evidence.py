@@ -146,19 +146,27 @@ class Turn:
 class Evidence:
     """One cluster as it was read.
 
-    inputs: per service the topics it reads as a group. entries: every committed, decodable record of the catalogue's topics,
-    topic by topic, partition by partition, in log order. undecodable: the other ones that have a value. tombstones: deleted
-    rows of tables. offsets: of every committed record, per partition. letters: dead letters. journals: per (service,
-    partition), empty for a service whose journal is empty; `journaled` names the services that have the topic.
-    committed: next offset per group. ends: watermarks as they were read. quiet: nothing was written while it was read.
+    inputs: per service the topics it reads as a group.
+    handled: of each of these, the record types it acts on; it skips the others by their header.
+    producers: per topic who may write it.
+    entries: every committed, decodable record of the catalogue's topics: topic by topic, partition by partition, in log order.
+    undecodable: the other ones that have a value. tombstones: deleted rows of tables.
+    log: the same per partition. offsets: of every committed record of these topics, per partition.
+    letters: dead letters.
+    journals: per (service, partition), missing where nothing was written; `journaled` names the services that have the topic.
+    committed: next offset of every group, by service.
+    ends: watermarks, up to which everything was read. quiet: nothing was written in the meantime.
+    retention_ms: of every topic that does not keep its records for ever.
     now_ms: the newest timestamp anywhere.
     """
 
     inputs: Mapping[str, tuple[str, ...]]
     handled: Mapping[str, Mapping[str, frozenset[str]]]
+    producers: Mapping[str, frozenset[str]]
     entries: list[Entry] = field(default_factory=list)
     undecodable: list[Record] = field(default_factory=list)
     tombstones: list[Record] = field(default_factory=list)
+    log: dict[TopicPartition, list[Entry]] = field(default_factory=lambda: defaultdict(list))
     offsets: dict[TopicPartition, list[int]] = field(default_factory=lambda: defaultdict(list))
     letters: list[Letter] = field(default_factory=list)
     changelogs: dict[str, Changelog] = field(default_factory=dict)
@@ -167,6 +175,7 @@ class Evidence:
     committed: dict[str, dict[TopicPartition, int]] = field(default_factory=dict)
     ends: dict[TopicPartition, Watermarks] = field(default_factory=dict)
     quiet: bool = True
+    retention_ms: dict[str, int] = field(default_factory=dict)
     now_ms: int = 0
     _of: dict[type[Any], list[Entry]] = field(default_factory=lambda: defaultdict(list))
     _by_id: dict[str, list[Entry]] = field(default_factory=lambda: defaultdict(list))
@@ -201,6 +210,12 @@ class Evidence:
         """Entries by correlation id: orders, settlements, and threads that started with neither."""
         return self._by_order
 
+    def turns(self, service: str) -> Iterator[Turn]:
+        """A service's journal, partition by partition, in order."""
+        for (of, _), turns in self.journals.items():
+            if of == service:
+                yield from turns
+
     def count_between(self, partition: TopicPartition, start: int, end: int) -> int:
         """Committed records of a partition from offset `start`, below `end`; markers and aborted ones are none."""
         offsets = self.offsets.get(partition, [])
@@ -209,6 +224,7 @@ class Evidence:
     def add(self, entry: Entry) -> None:
         """Take an entry; of one partition in log order."""
         self.entries.append(entry)
+        self.log[TopicPartition(entry.record.topic, entry.record.partition)].append(entry)
         self._of[type(entry.body)].append(entry)
         self._by_id[entry.meta.event_id].append(entry)
         self._by_order[entry.meta.correlation_id].append(entry)
@@ -217,6 +233,11 @@ class Evidence:
 def place(record: Record) -> str:
     """Where a record lies, for a violation's text."""
     return f"{record.topic}[{record.partition}]@{record.offset}"
+
+
+def producer_of(entry: Entry) -> str:
+    """The service or edge that published an entry."""
+    return entry.meta.source.rpartition("/")[2]
 
 
 class EvidenceReader:
@@ -230,6 +251,7 @@ class EvidenceReader:
             service: {topic.name: frozenset(topic.consumers[service]) for topic in topics}
             for service, topics in groups.items()
         }
+        self._producers = {topic.name: frozenset(topic.producers) for topic in catalogue.topics.values()}
         self._codec = Codec(registry, written=(), read=BY_NAME.values())
         self._states = StateDecoder(registry)
 
@@ -251,12 +273,16 @@ class EvidenceReader:
             for topic in (*self._topics, *dead_letters, *changelogs, *journals)
             for number in range(admin.partitions(topic))
         ]
-        evidence = Evidence(self._inputs, self._handled, journaled=journaled)
+        evidence = Evidence(self._inputs, self._handled, self._producers, journaled=journaled)
         evidence.changelogs = {service: Changelog() for service in changelogs.values()}
         reader = broker.reader()
         by_partition, evidence.ends, evidence.quiet = _read_to_rest(reader, partitions)
         reader.close()
         evidence.committed = {service: admin.group_offsets(names.group(service)) for service in self._inputs}
+        for topic in {*dead_letters, *(each for topics in self._inputs.values() for each in topics)}:
+            kept = int(admin.describe(topic).configs.get("retention.ms", -1))
+            if kept > 0:
+                evidence.retention_ms[topic] = kept
         admin.close()
         for partition in partitions:
             records = by_partition.get(partition)
