@@ -15,9 +15,11 @@ from typing import Any
 from crossdock_canonical.identity import LocationId, OrderId, Sku
 from crossdock_canonical.specification import T0
 from crossdock_simulation.workload_changes import change
+from crossdock_simulation.workload_mistakes import go_wrong
 from crossdock_simulation.workload_returns import give_back
 from crossdock_simulation.workload_sales import Sale, marketplace_order, till_sale, web_order
 from crossdock_simulation.workload_script import Feature, Item, RawRecord, Script
+from crossdock_simulation.workload_settlements import settle
 from crossdock_simulation.workload_world import build, report_stock
 
 __all__ = ["LARGE", "SMALL", "Feature", "Item", "RawRecord", "Size", "Workload", "workload"]
@@ -83,6 +85,8 @@ def workload(seed: int, size: Size | None = None, *, start: datetime = T0) -> Wo
         change(world, sale)
         give_back(world, sale)
     report_stock(world, at_s * rng.random())
+    settle(script, sales)
+    go_wrong(world, sales, at_s)
     return Workload(
         seed=seed,
         start=start,

@@ -43,8 +43,11 @@ def change(world: World, sale: Sale) -> None:
             _ask_to_cancel(script, sale)
         if script.on(Feature.CHANNEL_CANCEL, 0.3):
             _cancel_by_channel(script, sale)
+        elif sale.status is ChannelStatus.OPEN and script.on(Feature.CHANNEL_SAYS_SHIPPED, 0.3):
+            sale.status = ChannelStatus.SHIPPED
+            _tell_edit(script, sale, "snapshot, shipped as the channel sees it")
     if sale.channel == "shopify":
-        paid = sale.payment is not TenderState.PENDING and sale.total_minor > 0
+        paid = sale.payment in (TenderState.AUTHORIZED, TenderState.CAPTURED) and sale.total_minor > 0
         if paid and script.on(Feature.CHANNEL_REFUND):
             _refund_by_channel(script, sale)
         if paid and script.on(Feature.EXCHANGE, 0.3):
@@ -137,6 +140,8 @@ def _send_decision(
 def _cancel_by_channel(script: Script, sale: Sale) -> None:
     """The channel's own message of a cancellation, and often the snapshot that says the same."""
     at_s = sale.last_s + script.gap_s()
+    # A cancellation may be faster than the order it cancels.
+    arrives_s = max(0.0, sale.placed_s - 1) if script.on(Feature.OUT_OF_ORDER, 0.3) else at_s
     revise(script, sale, at_s)
     sale.status = ChannelStatus.CANCELLED
     event = sale.next_event()
@@ -164,64 +169,68 @@ def _cancel_by_channel(script: Script, sale: Sale) -> None:
         cancel_reason="customer",
     )
     script.say(
-        at_s,
+        arrives_s,
         cancelled,
         delivery=delivery,
         label=f"{sale.name}: cancelled by its channel",
         occurred_at=cancelled.revision_at,
     )
     if sale.channel == "shopify" and script.rng.random() < 0.5:
+        if sale.payment is TenderState.AUTHORIZED and script.rng.random() < 0.5:
+            sale.payment = TenderState.VOIDED
         tell(script, sale, at_s + script.gap_s(), "orders/updated", "snapshot of the cancelled order")
 
 
 def _refund_by_channel(script: Script, sale: Sale) -> None:
-    """The web shop sends money back for some units, with what became of them or without a word of it."""
+    """The web shop sends money back for a line or for all of them, with what became of the units or without a word of it."""
+    refundable = [line for line in sale.lines if line.units > line.refunded]
+    whole = script.rng.random() < 0.3
+    if not refundable:
+        return
     at_s = sale.last_s + script.gap_s()
-    line = script.rng.choice(sale.lines)
-    part = _refund_line(script, line)
-    goodwill = script.rng.choice((0, 0, 0, 1, -1, 100))
-    amount = max(0, part.amounts.due + goodwill)
+    disposition = script.rng.choice(tuple(RefundDisposition))
+    parts = tuple(
+        _refund_line(line, line.units - line.refunded if whole else 1, disposition)
+        for line in (refundable if whole else [script.rng.choice(refundable)])
+    )
+    worth = sum(part.amounts.due for part in parts)
+    amount = max(0, worth + script.rng.choice((0, 0, 0, 1, -1, 100)))
     # A note that looks like one of ours and names no refund that we ever started.
     note = f"note-{sale.number}/refund" if script.on(Feature.FOREIGN_REFUND_NOTE, 0.3) else None
-    _say_refund(
-        script,
-        sale,
-        at_s,
-        ChannelRefundReceived(
-            order_id=sale.order_id,
-            channel=sale.channel,
-            shop=sale.shop,
-            external_id=sale.external_id,
-            refund_id=f"77{sale.number:04d}",
-            our_refund_id=note,
-            lines=(part,),
-            adjustment_minor=amount - part.amounts.due,
-            amount=Money(minor=amount, currency=sale.currency),
-            refunded_at=script.moment(at_s),
-            restock=part.disposition is RefundDisposition.RETURNED or script.rng.random() < 0.3,
-        ),
-        f"the shop refunds {part.units} of line {line.line_id}, {part.disposition}",
+    refund = ChannelRefundReceived(
+        order_id=sale.order_id,
+        channel=sale.channel,
+        shop=sale.shop,
+        external_id=sale.external_id,
+        refund_id=f"77{sale.number:04d}",
+        our_refund_id=note,
+        lines=parts,
+        adjustment_minor=amount - worth,
+        amount=Money(minor=amount, currency=sale.currency),
+        refunded_at=script.moment(at_s),
+        restock=disposition is RefundDisposition.RETURNED
+        or (disposition is RefundDisposition.UNSPECIFIED and script.rng.random() < 0.5),
     )
+    what = "everything" if whole else f"1 of line {parts[0].line_id}"
+    _say_refund(script, sale, at_s, refund, f"the shop refunds {what}, {disposition}")
+    if script.rng.random() < 0.5:
+        if whole and sale.payment is TenderState.CAPTURED:
+            sale.payment = TenderState.REFUNDED
+        _tell_edit(script, sale, "snapshot after its refund")
 
 
-def _refund_line(script: Script, line: SaleLine) -> RefundLine:
-    units = script.rng.randint(1, line.units)
-    return RefundLine(
-        line_id=line.line_id,
-        units=units,
-        amounts=_worth_back(line, units),
-        disposition=script.rng.choice(tuple(RefundDisposition)),
-    )
-
-
-def _worth_back(line: SaleLine, units: int) -> Amounts:
-    """What the web shop names for refunded units: their price less discount, and their tax."""
-    share = line.amounts.share(units=units, before=0, of=line.units)
-    return Amounts(currency=share.currency, goods=share.net, tax=share.tax + share.facilitator_tax)
+def _refund_line(line: SaleLine, units: int, disposition: RefundDisposition) -> RefundLine:
+    """Units refunded at their price less discount, and their tax, as the web shop names them."""
+    share = line.amounts.share(units=units, before=line.refunded, of=line.units)
+    line.refunded += units
+    amounts = Amounts(currency=share.currency, goods=share.net, tax=share.tax + share.facilitator_tax)
+    return RefundLine(line_id=line.line_id, units=units, amounts=amounts, disposition=disposition)
 
 
 def _say_refund(script: Script, sale: Sale, at_s: float, refund: ChannelRefundReceived, what: str) -> None:
     sale.last_s = max(sale.last_s, at_s)
+    if refund.amount.minor:
+        sale.paid_back.append(("refund", refund.amount.minor))
     # A line that an edit adds is unknown until the snapshot with it has arrived.
     added = {line.line_id for line in sale.lines[1:]} & {part.line_id for part in refund.lines}
     script.say(
@@ -237,31 +246,24 @@ def _say_refund(script: Script, sale: Sale, at_s: float, refund: ChannelRefundRe
 def _exchange(world: World, sale: Sale) -> None:
     """A line goes back and another comes: the refund pays nothing, and only the snapshot has the new line."""
     script = world.script
-    back = script.rng.choice(sale.lines)
+    refundable = [line for line in sale.lines if line.units > line.refunded]
+    if not refundable:
+        return
     at_s = sale.last_s + script.gap_s()
-    amounts = _worth_back(back, 1)
-    _say_refund(
-        script,
-        sale,
-        at_s,
-        ChannelRefundReceived(
-            order_id=sale.order_id,
-            channel=sale.channel,
-            shop=sale.shop,
-            external_id=sale.external_id,
-            refund_id=f"78{sale.number:04d}",
-            lines=(
-                RefundLine(
-                    line_id=back.line_id, units=1, amounts=amounts, disposition=RefundDisposition.RETURNED
-                ),
-            ),
-            adjustment_minor=-amounts.due,
-            amount=Money(minor=0, currency=sale.currency),
-            refunded_at=script.moment(at_s),
-            restock=True,
-        ),
-        f"one of line {back.line_id} is exchanged",
+    part = _refund_line(script.rng.choice(refundable), 1, RefundDisposition.RETURNED)
+    refund = ChannelRefundReceived(
+        order_id=sale.order_id,
+        channel=sale.channel,
+        shop=sale.shop,
+        external_id=sale.external_id,
+        refund_id=f"78{sale.number:04d}",
+        lines=(part,),
+        adjustment_minor=-part.amounts.due,
+        amount=Money(minor=0, currency=sale.currency),
+        refunded_at=script.moment(at_s),
+        restock=True,
     )
+    _say_refund(script, sale, at_s, refund, f"one of line {part.line_id} is exchanged")
     sale.lines.append(added_line(world, sale))
     _tell_edit(script, sale, f"with line {sale.lines[-1].line_id} in exchange")
 
@@ -277,6 +279,7 @@ def _charge_back(script: Script, sale: Sale) -> None:
         reason="fraudulent",
         charged_back_at=script.moment(at_s),
     )
+    sale.paid_back.append(("dispute", amount))
     script.say(
         at_s,
         record,

@@ -6,7 +6,7 @@ of them. What happens to it later is `workload_changes`', `workload_returns`' an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,7 @@ _ADDRESS = Address(
 class SaleLine:
     """A line as the channel has it. `amounts` are of the ordered `units`; `left` of them remain after edits.
 
-    listed: False when the channel leaves the line out of its snapshots since it was edited out.
+    listed: False when the channel leaves the line out of its snapshots since it was edited out. refunded, returned: units.
     """
 
     line_id: LineId
@@ -57,6 +57,8 @@ class SaleLine:
     units: int
     amounts: Amounts
     left: int
+    refunded: int = 0
+    returned: int = 0
     listed: bool = True
     requires_shipping: bool = True
 
@@ -81,7 +83,11 @@ class SaleLine:
 
 @dataclass(slots=True, kw_only=True)
 class Sale:
-    """One order as its channel knows it, and until when it was talked about (`last_s`, seconds from the start)."""
+    """One order as its channel knows it.
+
+    last_s: until when it was talked about, seconds from the start. outstanding_minor: what is not paid yet of an order that
+    is paid in parts. paid_back: money that left again, as (kind of movement, amount) of the channel's payment service.
+    """
 
     number: int
     channel: str
@@ -104,6 +110,8 @@ class Sale:
     method: DeliveryMethod = DeliveryMethod.SHIP
     pickup_location: str | None = None
     store_movement_ref: str = ""
+    outstanding_minor: int = 0
+    paid_back: list[tuple[str, int]] = field(default_factory=list)
     events: int = 0
 
     @property
@@ -150,9 +158,6 @@ def rejected_as(sale: Sale) -> str:
 def snapshot(script: Script, sale: Sale, *, revision_id: str) -> ChannelOrderReceived:
     """The order as it stands, under its latest revision."""
     total = Money(minor=sale.total_minor, currency=sale.currency) if sale.priced else None
-    tenders: tuple[Tender, ...] = ()
-    if total is not None:
-        tenders = (Tender(reference=sale.tender_reference, state=sale.payment, amount=total),)
     return ChannelOrderReceived(
         order_id=sale.order_id,
         channel=sale.channel,
@@ -171,13 +176,24 @@ def snapshot(script: Script, sale: Sale, *, revision_id: str) -> ChannelOrderRec
         lines=tuple(line.snapshot(priced=sale.priced) for line in sale.lines if line.listed),
         shipping=sale.shipping if sale.priced else None,
         other_minor=sale.other_minor if sale.priced else 0,
-        tenders=tenders,
+        tenders=() if total is None else _tenders(sale, total),
         fulfilled_by=sale.fulfilled_by,
         method=sale.method,
         pickup_location=sale.pickup_location,
         ship_to=_ADDRESS if sale.method is DeliveryMethod.SHIP and sale.priced else None,
         promise_by=script.moment(sale.placed_s) + timedelta(days=2) if sale.channel == "amazon" else None,
         store_movement_ref=sale.store_movement_ref,
+    )
+
+
+def _tenders(sale: Sale, total: Money) -> tuple[Tender, ...]:
+    """The payment; of an order that is paid in parts one that is taken and one that is awaited."""
+    if not sale.outstanding_minor:
+        return (Tender(reference=sale.tender_reference, state=sale.payment, amount=total),)
+    awaited = Money(minor=sale.outstanding_minor, currency=sale.currency)
+    return (
+        Tender(reference=sale.tender_reference, state=TenderState.CAPTURED, amount=total - awaited),
+        Tender(reference=f"{sale.tender_reference}/outstanding", state=TenderState.PENDING, amount=awaited),
     )
 
 
@@ -223,6 +239,9 @@ def tell(script: Script, sale: Sale, at_s: float, topic: str, what: str, *, arri
 def web_order(world: World, number: int, at_s: float) -> Sale:
     """An order of the web shop, from its creation until it is paid, or not."""
     script = world.script
+    script.shown.add(Feature.SHOPIFY)
+    if script.on(Feature.WEB_TILL, 0.15):
+        return _web_till_sale(world, number, at_s)
     external_id = str(5_312_960_330_000 + number)
     taxes_included = script.on(Feature.TAX_INCLUDED)
     sale = Sale(
@@ -238,7 +257,6 @@ def web_order(world: World, number: int, at_s: float) -> Sale:
         revised_s=int(at_s),
         payment=TenderState.AUTHORIZED,
     )
-    script.shown.add(Feature.SHOPIFY)
     if script.on(Feature.DIGITAL, 0.3):
         sale.lines[-1].requires_shipping = False
     if script.on(Feature.PICKUP, 0.4):
@@ -279,6 +297,13 @@ def _pay_and_tell(world: World, sale: Sale, at_s: float) -> None:
         sale.payment = TenderState.AUTHORIZED
         sale.last_s = at_s
         _report_payment(script, sale, at_s, authorized, "authorised by the provider")
+    elif sale.total_minor > 1 and script.on(Feature.PAID_IN_PARTS, 0.3):
+        sale.payment, sale.outstanding_minor = TenderState.CAPTURED, sale.total_minor // 2
+        tell(script, sale, at_s, "orders/create", "created, half of it paid")
+        sale.outstanding_minor = 0
+        at_s += script.gap_s()
+        revise(script, sale, at_s)
+        tell(script, sale, at_s, "orders/paid", "the other half paid")
     elif script.on(Feature.PAID_LATE, 0.5):
         paid, paid_s = sale.payment, at_s + script.gap_s()
         late_s = paid_s + script.gap_s() if script.on(Feature.OUT_OF_ORDER) else 0.0
@@ -351,6 +376,31 @@ def marketplace_order(world: World, number: int, at_s: float) -> Sale:
         sale.status = ChannelStatus.SHIPPED
         revise(script, sale, at_s)
         tell(script, sale, at_s, "", "shipped by the marketplace")
+    _tell_once_mapped(script, sale)
+    return sale
+
+
+def _web_till_sale(world: World, number: int, at_s: float) -> Sale:
+    """A sale at a till of the web shop's own platform: a webhook like any other, and a finished sale."""
+    script = world.script
+    external_id = str(5_312_960_330_000 + number)
+    sale = Sale(
+        number=number,
+        channel="shopify",
+        shop=SHOP,
+        external_id=external_id,
+        currency=world.currency,
+        taxes_included=True,
+        lines=_lines(world, "shopify", external_id, world.currency, _VAT_PERCENT, True),
+        placed_s=int(at_s),
+        last_s=at_s,
+        revised_s=int(at_s),
+        payment=TenderState.CAPTURED,
+        kind=IntakeKind.POS_SALE,
+        method=DeliveryMethod.CARRIED_OUT,
+        pickup_location=world.store,
+    )
+    tell(script, sale, at_s, "orders/create", "sold at a till")
     _tell_once_mapped(script, sale)
     return sale
 

@@ -21,12 +21,14 @@ class Feature(StrEnum):
     SHOPIFY = auto()
     AMAZON = auto()
     POS = auto()
+    WEB_TILL = auto()
     # What an order is like.
     CAPTURED_BY_SHOP = auto()
     PAID_LATE = auto()
     NEVER_PAID = auto()
     AUTHORIZED_BY_PROVIDER = auto()
     DECLINED_BY_PROVIDER = auto()
+    PAID_IN_PARTS = auto()
     MARKETPLACE_PENDING = auto()
     MARKETPLACE_FULFILLED = auto()
     MULTI_LINE = auto()
@@ -56,6 +58,7 @@ class Feature(StrEnum):
     LINE_REMOVED = auto()
     LINE_ADDED = auto()
     CHANNEL_CANCEL = auto()
+    CHANNEL_SAYS_SHIPPED = auto()
     OUR_CANCEL = auto()
     CANCEL_LINES = auto()
     FRAUD_DECISION = auto()
@@ -87,6 +90,7 @@ class Feature(StrEnum):
     UNKNOWN_SKU = auto()
     TOTAL_MISMATCH = auto()
     UNKNOWN_LINE = auto()
+    UNKNOWN_RETURN = auto()
     FOREIGN_CURRENCY = auto()
     UNDECODABLE = auto()
 
@@ -103,7 +107,7 @@ class RawRecord:
 
     topic: str
     key: bytes
-    value: bytes
+    value: bytes | None
     event_type: str
 
 
