@@ -82,7 +82,7 @@ class Port(Protocol):
         """Begin the call; does not block."""
 
     def collect(self) -> list[Answer]:
-        """Take the answers that have arrived; does not block."""
+        """Take the answers that have arrived; does not block. Called in every step, before its transaction."""
 
     def forget(self, state_keys: frozenset[str]) -> None:
         """These keys moved to another instance: drop their calls and answers."""

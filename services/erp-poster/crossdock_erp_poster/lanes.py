@@ -5,13 +5,13 @@ No thread, no clock, no network: `port.py` drives it with HTTP, the simulator wi
 
 An ERP may book whatever it is sent, also twice. Each document is booked once all the same, because
 - a posting is booked within `settle_s` of its leaving or never (a promise of the ERP, see `Settings`);
-- while an earlier posting may exist, look-ups alone may leave: one that finds nothing is answered with
-  `UnknownOutcome`, and the core lets `settle_s` pass before a new attempt;
-- a new attempt is looked up before it is posted. If it comes early (the core counts by the wall clock, which
-  jumps, and from the start of a step, which may be long), its look-up is held back until all has settled;
-- only a call that follows a committed transaction is ever posted, and only within `post_within_s` of a commit.
-  The broker lets no instance commit whose session is over, so one that has lost its chains without knowing
-  has stopped posting before their next owner begins to.
+- a document that another process may have posted (its call was restored, or its last attempt was not made
+  here) is only looked up. If that finds nothing, the answer is `UnknownOutcome`: the core makes a new attempt;
+- a new attempt is looked up before it is posted, and not before all that may be on its way has settled. The
+  core waits too, but by a wall clock, which jumps and differs from machine to machine;
+- only a call that follows a committed transaction is ever posted, and only within `post_within_s` of the step
+  that committed. The broker lets no instance commit whose session is over, so one that has lost its chains
+  without knowing has stopped posting before their next owner begins to.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from crossdock_erp_poster.erp_api import Found, NotFound, PostingResult, Throttled
 from crossdock_erp_poster.model import (
@@ -30,6 +30,7 @@ from crossdock_erp_poster.model import (
     Outcome,
     PostDocument,
     Posted,
+    Refused,
     Unavailable,
     UnknownOutcome,
 )
@@ -38,12 +39,15 @@ from crossdock_eventing.service import Answer
 if TYPE_CHECKING:
     from crossdock_erp_poster.settings import Settings
 
+#: How long an attempt is remembered. Longer than most back-offs; what is forgotten costs one more look-up.
+_REMEMBERED_S = 3600.0
+
 
 @dataclass(eq=False, slots=True)
 class Job:
     """One call. Compared by identity: the same call may be started again after its key went and came back.
 
-    doubt: its document may have been posted; the answer unless a look-up finds it.
+    doubt: its document may be on its way; the answer unless a look-up finds it.
     wanted: False once it is answered, its key has moved away or its state asks for another call.
     """
 
@@ -52,6 +56,15 @@ class Job:
     started_s: float
     doubt: UnknownOutcome | None = None
     wanted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """The last attempt that this instance made of a document. By `settled_s` it is booked or will never be."""
+
+    attempt: int
+    settled_s: float
+    at_s: float
 
 
 @dataclass(eq=False, frozen=True, slots=True)
@@ -78,9 +91,9 @@ class Lanes:
         self._lanes = {erp: _Lane(erp, settings, self._answer) for erp in settings.erps}
         self._outstanding: dict[str, Job] = {}
         self._answers: list[Answer] = []
+        self._tried: dict[str, _Tried] = {}  # by reference, in the order of `at_s`
+        self._collected_s: float | None = None
         self._owned_until_s = -math.inf
-        # Reference → until when a posting of it may be on its way; roughly in the order of these times.
-        self._settled_at_s: dict[str, float] = {}
 
     @property
     def idle(self) -> bool:
@@ -96,24 +109,28 @@ class Lanes:
         if lane is None:
             raise ValueError(f"{state_key} belongs to ERP {call.erp!r}, whose address the settings lack")
         if fresh:
-            self._owned_until_s = now_s + self._settings.post_within_s
+            # The commit came after the last collect: the instance was alive then, whenever it says so now.
+            collected_s = now_s if self._collected_s is None else self._collected_s
+            self._owned_until_s = collected_s + self._settings.post_within_s
         known = self._outstanding.get(state_key)
         if known is not None:
             if known.call.call_id == call.call_id:
                 return
             known.wanted = False
         job = self._outstanding[state_key] = Job(state_key, call, now_s)
-        if not fresh:
-            job.doubt = UnknownOutcome("an earlier process may have posted it, and no look-up has found it")
-            self._may_be_on_its_way(call.reference, now_s)
-            lane.look_up(job, now_s)
-        elif call.attempt > 1:
-            lane.look_up(job, max(now_s, self._settled_at_s.get(call.reference, now_s)))
-        else:
+        tried = self._tried.get(call.reference)
+        if fresh and call.attempt == 1:
             lane.post(job)
+        elif fresh and tried is not None and tried.attempt == call.attempt - 1:
+            lane.look_up(job, max(now_s, tried.settled_s))
+        else:
+            job.doubt = UnknownOutcome("another process may have posted it; a look-up has not found it")
+            self._remember(job, now_s, settled_s=now_s + self._settings.settle_s)
+            lane.look_up(job, now_s)
 
-    def collect(self) -> list[Answer]:
-        """Take the answers."""
+    def collect(self, now_s: float) -> list[Answer]:
+        """Take the answers. The shell does so at the beginning of every step, before what it commits in it."""
+        self._collected_s = now_s
         answers, self._answers = self._answers, []
         return answers
 
@@ -133,7 +150,7 @@ class Lanes:
                 requests.append(request)
                 if isinstance(request, Posting):
                     for job in request.jobs:
-                        self._may_be_on_its_way(job.call.reference, now_s)
+                        self._remember(job, now_s, settled_s=now_s + self._settings.settle_s)
         return requests
 
     def due_s(self) -> float:
@@ -148,29 +165,36 @@ class Lanes:
         """The posting has ended, with a result for each of its jobs."""
         self._lanes[request.erp].posted(request.jobs, results, now_s)
 
-    def _answer(self, job: Job, outcome: Outcome) -> None:
+    def _answer(self, job: Job, outcome: Outcome, now_s: float) -> None:
         """Keep the answer for the shell, unless nobody waits for it any more."""
         if not job.wanted:
             return
         job.wanted = False
         del self._outstanding[job.state_key]
-        if not isinstance(outcome, UnknownOutcome):
-            self._settled_at_s.pop(job.call.reference, None)
+        match outcome:
+            case Posted() | Refused():
+                self._tried.pop(job.call.reference, None)
+            case Unavailable():
+                self._remember(job, now_s, settled_s=now_s)
+            case UnknownOutcome():
+                pass  # remembered since it left, or since its doubt began
+            case _:
+                assert_never(outcome)
         call_id = job.call.call_id
         self._answers.append(Answer(job.state_key, call_id, ErpAnswered(call_id, outcome)))
 
-    def _may_be_on_its_way(self, reference: str, now_s: float) -> None:
-        settled = self._settled_at_s
-        while settled and settled[oldest := next(iter(settled))] <= now_s:
-            del settled[oldest]
-        settled.pop(reference, None)  # to stand at the end
-        settled[reference] = now_s + self._settings.settle_s
+    def _remember(self, job: Job, now_s: float, *, settled_s: float) -> None:
+        tried, reference = self._tried, job.call.reference
+        while tried and tried[oldest := next(iter(tried))].at_s < now_s - _REMEMBERED_S:
+            del tried[oldest]
+        tried.pop(reference, None)  # to stand at the end
+        tried[reference] = _Tried(job.call.attempt, settled_s, now_s)
 
 
 class _Lane:
     """The traffic with one ERP: its queues, its pace, its pauses."""
 
-    def __init__(self, erp: str, settings: Settings, answer: Callable[[Job, Outcome], None]) -> None:
+    def __init__(self, erp: str, settings: Settings, answer: Callable[[Job, Outcome, float], None]) -> None:
         self._erp = erp
         self._settings = settings
         self._answer = answer
@@ -195,10 +219,8 @@ class _Lane:
         while self._look_ups and not self._look_ups[0].wanted:
             self._look_ups.popleft()
         while self._postings and (not self._postings[0].wanted or now_s > owned_until_s):
-            self._answer(
-                self._postings.popleft(),
-                Unavailable("not sent: too long since a commit to be sure that the chain is still here"),
-            )
+            late = Unavailable("not sent: too long since a commit to be sure that the chain is still here")
+            self._answer(self._postings.popleft(), late, now_s)
         if not (self._look_ups or self._postings) or self._in_flight == self._settings.requests_in_flight:
             return None
         if now_s < self._slot_s:
@@ -230,15 +252,15 @@ class _Lane:
         refusal = self._rest(result, now_s) if isinstance(result, Throttled) else None
         match result:
             case Posted():
-                self._answer(job, result)
+                self._answer(job, result, now_s)
             case _ if job.doubt is not None:
-                self._answer(job, job.doubt)
+                self._answer(job, job.doubt, now_s)
             case NotFound():
                 self._postings.appendleft(job)
             case Unavailable():
-                self._answer(job, result)
+                self._answer(job, result, now_s)
             case Throttled() if refusal is not None:
-                self._answer(job, refusal)
+                self._answer(job, refusal, now_s)
             case Throttled():
                 self._look_ups.appendleft(job)
 
@@ -253,12 +275,12 @@ class _Lane:
                     if refusal is None:
                         again.append(job)
                     else:
-                        self._answer(job, refusal)
+                        self._answer(job, refusal, now_s)
                 case UnknownOutcome():
                     job.doubt = result
                     doubtful.append(job)
                 case _:
-                    self._answer(job, result)
+                    self._answer(job, result, now_s)
         self._postings.extendleft(reversed(again))
         self._look_ups.extendleft(reversed(doubtful))
 

@@ -63,7 +63,7 @@ class ErpPort:
         """Take the answers. Raises the unforeseen error that stopped the background work, if any."""
         with self._lock:
             self._raise_failure()
-            return self._lanes.collect()
+            return self._lanes.collect(time.monotonic())
 
     def forget(self, state_keys: frozenset[str]) -> None:
         """Drop their calls and answers. What was sent may still be booked: the next owner looks it up."""
