@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,6 +36,7 @@ from crossdock_canonical.records import (
 )
 from crossdock_tools.audit.books import Books
 from crossdock_tools.audit.evidence import Evidence, place
+from crossdock_tools.audit.finding import Finding, closed
 from crossdock_tools.audit.report import Check
 from crossdock_tools.audit.stock_books import SkuBooks, without_zeros
 from crossdock_tools.audit.taken import Fired, accepted, in_order, why_not
@@ -68,34 +68,17 @@ _EARLIEST = -1
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
-@dataclass
-class _Finding:
-    """One check in the making."""
-
-    name: str
-    checked: int = 0
-    violations: list[str] = field(default_factory=list)
-
-    def same(self, what: str, ours: object, said: object) -> None:
-        self.checked += 1
-        if ours != said:
-            self.violations.append(f"{what}: {said} is said, it is {ours}")
-
-    def check(self, note: str = "") -> Check:
-        return Check(2, self.name, self.checked, tuple(self.violations), note)
-
-
 class _Replay:
     """All skus' books, and what was found while keeping them."""
 
     def __init__(self, evidence: Evidence) -> None:
         self.books: dict[str, SkuBooks] = {}
-        self.moves = _Finding("on hand is the last count and every movement since, once")
-        self.promises = _Finding("no promise exceeds what is there, in the network and at its location")
-        self.shortages = _Finding(
-            "a fact that takes what was promised is told at once, with cause, owner and deadline"
+        self.moves = Finding(2, "on hand is the last count and every movement since, once")
+        self.promises = Finding(2, "no promise exceeds what is there, in the network and at its location")
+        self.shortages = Finding(
+            2, "a fact that takes what was promised is told at once, with cause, owner and deadline"
         )
-        self.units = _Finding("requested = soft + hard + queued + consumed + released + expired + failed")
+        self.units = Finding(2, "requested = soft + hard + queued + consumed + released + expired + failed")
         self.effects: dict[str, list[Any]] = defaultdict(list)
         self.told_at: dict[str, datetime] = {}
         for entry in evidence.of(*_EFFECTS):
@@ -351,7 +334,7 @@ def _version(effects: Iterable[Any]) -> int:
     return max(versions, default=0)
 
 
-def _compare_tables(evidence: Evidence, skus: Mapping[str, SkuBooks], finding: _Finding) -> None:
+def _compare_tables(evidence: Evidence, skus: Mapping[str, SkuBooks], finding: Finding) -> None:
     """The last row of every position and every channel's stock.
 
     A location's safety stock may be any that it ever had: a change counts from the sku's next movement on. What a channel is
@@ -393,7 +376,7 @@ def _compare_tables(evidence: Evidence, skus: Mapping[str, SkuBooks], finding: _
             )
 
 
-def _compare_states(evidence: Evidence, skus: Mapping[str, SkuBooks], finding: _Finding) -> None:
+def _compare_states(evidence: Evidence, skus: Mapping[str, SkuBooks], finding: Finding) -> None:
     """Every column of a sku's state that is a sum of facts. The state is read as plain values."""
     states = dict(evidence.changelogs[INVENTORY].latest()) if INVENTORY in evidence.changelogs else {}
     for sku, books in skus.items():
@@ -419,21 +402,21 @@ def _compare_states(evidence: Evidence, skus: Mapping[str, SkuBooks], finding: _
 def stock(evidence: Evidence, _books: Books) -> tuple[Check, ...]:
     """Counts, promises, shortages, unit by unit, and what the tables say at the end."""
     replay = _Replay(evidence)
-    tables = _Finding("published positions and available-to-sell are what the books say")
-    states = _Finding("inventory's own books are what its inputs make of them")
+    tables = Finding(2, "published positions and available-to-sell are what the books say")
+    states = Finding(2, "inventory's own books are what its inputs make of them")
     found = (replay.moves, replay.promises, replay.shortages, replay.units, tables, states)
     note = why_not(evidence, StockSnapshot, ReserveStock)
     if not note:
         _play(evidence, replay)
         _compare_tables(evidence, replay.books, tables)
         _compare_states(evidence, replay.books, states)
-    return tuple(each.check(note) for each in found)
+    return closed(found, note)
 
 
 def stock_versions(evidence: Evidence, _books: Books) -> Check:
     """A published row is never followed by an older one, nor by another one of the same version."""
     latest: dict[tuple[str, str], tuple[int, Any]] = {}
-    finding = _Finding("published stock versions never go back")
+    finding = Finding(2, "published stock versions never go back")
     for entry in evidence.of(StockPosition, SalableStock, StockMoved):
         body = entry.body
         kind = type(body).__name__
