@@ -18,6 +18,7 @@ from crossdock_canonical.records import (
 )
 from crossdock_inventory_availability.model import (
     Counted,
+    DriftTold,
     Moved,
     bucket_key,
     digest,
@@ -45,6 +46,9 @@ def count(command: StockSnapshot, turn: Turn) -> None:
         return turn.ignore("stock.count_out_of_order", f"{command.ref} of {command.as_of.isoformat()}")
     if as_of < books.forgotten_until.get(key, as_of):
         return turn.ignore("stock.count_beyond_memory", f"{command.ref} of {command.as_of.isoformat()}")
+    operation = digest("drift", key, command.feed, command.ref)
+    if not is_authority and operation in books.recent:
+        return turn.ignore("stock.count_known", command.ref)
 
     later = moved_since(books, key, as_of)
     if command.basis is Basis.SALABLE:
@@ -66,7 +70,9 @@ def count(command: StockSnapshot, turn: Turn) -> None:
             )
         )
     if not is_authority:
-        if not difference:
+        if difference:
+            turn.remember(DriftTold(operations=(operation,)))
+        else:
             turn.ignore("stock.count_agrees", command.ref)
         return None
 

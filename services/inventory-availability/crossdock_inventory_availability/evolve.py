@@ -21,6 +21,7 @@ from crossdock_inventory_availability.model import (
     Consumed,
     Counted,
     Deallocated,
+    DriftTold,
     EarlyReleaseForgotten,
     EarlyReleaseMet,
     Held,
@@ -112,6 +113,10 @@ def _moved(state: InventoryState, event: Moved) -> Changes:
             changes["forgotten_until"] = {**state.forgotten_until, key: oldest.moved_at}
     changes["journal"] = {**state.journal, key: flat}
     return changes
+
+
+def _drift_told(state: InventoryState, event: DriftTold) -> Changes:
+    return {"version": state.version, "recent": _remember(state.recent, event.operations)}
 
 
 def _reserved(state: InventoryState, event: Reserved) -> Changes:
@@ -244,6 +249,7 @@ def _published(state: InventoryState, event: Published) -> Changes:
 _APPLY: dict[type, Callable[[InventoryState, Any], Changes]] = {
     Counted: _counted,
     Moved: _moved,
+    DriftTold: _drift_told,
     Reserved: _reserved,
     Refused: _refused,
     Served: _served,

@@ -78,6 +78,13 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DriftTold:
+    """A count that only reconciles differs from the books, and somebody was told."""
+
+    operations: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reserved:
     """A line asked for soft + waiting + early units: promised, queued, and let go before they were asked for."""
 

@@ -68,10 +68,14 @@ class Turn:
 
     def record(self, event: object) -> None:
         """A private event: changes the books now."""
+        self.remember(event)
+        self._has_changed = True
+
+    def remember(self, event: object) -> None:
+        """A private event that changes nothing that others see: only what the books remember."""
         if self._is_new:
             self.events.append(BooksOpened(sku=self.books.sku))
             self._is_new = False
-        self._has_changed = True
         self.events.append(event)
         books = evolve(self.books, event)
         assert books is not None
