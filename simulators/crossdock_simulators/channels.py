@@ -5,6 +5,7 @@
     PUT /{channel}/{fulfillments|cancellations|rejections|refunds|returns}/{reference}  → 201, 200 when known
     GET the same                                                                        → 200, 404
     GET /books    acknowledgements by channel and kind; duplicates; contradictions
+    GET /ledger   every acknowledgement that was acted on, and how often
     POST /faults  {"lose_answer": n, "outage": true, "slow_s": s}
 
 With a secret, a refund on Shopify comes back as the shop's own `refunds/create` webhook, as it does in life. Used by the
@@ -45,13 +46,14 @@ class Channels:
     def __init__(self, journal: Journal, outbox: Outbox, faults: Faults, *, shopify_secret: str = "") -> None:
         self.faults = faults
         self.told: dict[tuple[str, str, str], Json] = {}
+        self.times: Counter[tuple[str, str, str]] = Counter()
         self.duplicates: Counter[str] = Counter()
         self.contradictions: list[str] = []
         self._outbox = outbox
         self._secret = shopify_secret.encode()
         for fact in journal.past():
             if fact.get("fact") == "told":
-                self.told[fact["channel"], fact["kind"], fact["reference"]] = fact["body"]
+                self._keep(fact["channel"], fact["kind"], fact["reference"], fact["body"])
             outbox.remember(fact)
 
     def tell(self, channel: str, kind: str, reference: str, body: Json) -> bool:
@@ -65,8 +67,12 @@ class Channels:
         fact = {"fact": "told", "channel": channel, "kind": kind, "reference": reference, "body": body}
         echoes = channel == "shopify" and kind == "refunds" and self._secret
         self._outbox.record(fact, self._echo(reference, body) if echoes else None)
-        self.told[channel, kind, reference] = body
+        self._keep(channel, kind, reference, body)
         return True
+
+    def _keep(self, channel: str, kind: str, reference: str, body: Json) -> None:
+        self.told[channel, kind, reference] = body
+        self.times[channel, kind, reference] += 1
 
     def books(self) -> Json:
         """Counts by channel and kind."""
@@ -78,6 +84,21 @@ class Channels:
             "events_posted": self._outbox.posted,
             "events_waiting": self._outbox.waiting,
             "events_refused": self._outbox.refused,
+        }
+
+    def ledger(self) -> Json:
+        """Every entry of the books."""
+        return {
+            "told": [
+                {
+                    "channel": channel,
+                    "kind": kind,
+                    "reference": reference,
+                    "times": self.times[channel, kind, reference],
+                    "body": body,
+                }
+                for (channel, kind, reference), body in self.told.items()
+            ]
         }
 
     def _echo(self, reference: str, body: Json) -> Json:
@@ -108,7 +129,7 @@ class Channels:
 def create_app(channels: Channels, outbox: Outbox) -> web.Application:
     """The channels' HTTP face."""
     app = web.Application(middlewares=[faulty(channels.faults)])
-    add_desk(app, channels.faults, channels.books)
+    add_desk(app, channels.faults, channels.books, channels.ledger)
     app.cleanup_ctx.append(outbox.running)
 
     async def tell(request: web.Request) -> web.Response:

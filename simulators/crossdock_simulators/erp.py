@@ -9,8 +9,9 @@ second one as a strict ERP would. With a file its books survive a restart.
     POST /documents              document              → 201 {external_ref}, 422 {code, detail}
     POST /documents/batch        array of documents    → 200 array of {status, external_ref | code, detail}
     GET  /documents?reference=R                        → 200 {external_ref, count}, 404
-    GET  /books                                        → counts, duplicates, totals, findings of the ledger
-    checks GET  /books/documents[?order_id=O]                 → the documents, in order of posting
+    GET  /books                                        → counts, duplicates, totals, findings of the checks
+    GET  /books/documents[?order_id=O]                 → the documents, in order of posting
+    GET  /ledger                                       → {documents}: every one, in order of posting
     POST /faults                 see `Faults`          → 200 the faults in force
     DELETE /faults                                     → 204
     GET  /livez                                        → 200
@@ -158,6 +159,7 @@ class Erp:
                 web.get("/documents", self._find),
                 web.get("/books", self._report),
                 web.get("/books/documents", self._list),
+                web.get("/ledger", self._ledger),
                 web.post("/faults", self._set_faults),
                 web.delete("/faults", self._delete_faults),
             ]
@@ -203,6 +205,9 @@ class Erp:
                 if order_id is None or document.get("order_id") == order_id
             ]
         )
+
+    async def _ledger(self, _: web.Request) -> web.Response:
+        return web.json_response({"documents": self._books.documents})
 
     def set_faults(self, faults: Faults, *, now_s: float) -> None:
         """From `now_s` on (time of the event loop) these faults are in force and no other."""

@@ -7,6 +7,7 @@
     GET  /captures/{id} …                → 200 {status}, 404
     POST /authorizations | /chargebacks  what a shopper or a bank does, for the demo → 201, and the event
     GET  /books    money by kind and currency; repeated requests; what was done twice
+    GET  /ledger   every request that was acted on, and how often
     POST /faults   {"decline": {"captures": n, "voids": n, "refunds": n}, "lose_answer": n, "outage": true, "slow_s": s}
 
 A refusal is an answer only: no event follows it. Used by the demo and the tests; no service imports it.
@@ -50,6 +51,7 @@ class Provider:
     def __init__(self, journal: Journal, outbox: Outbox, faults: Faults) -> None:
         self.faults = faults
         self.done: dict[tuple[str, str], Json] = {}
+        self.times: Counter[tuple[str, str]] = Counter()
         self.repeats: Counter[str] = Counter()
         self.contradictions: list[str] = []
         self._outbox = outbox
@@ -105,6 +107,22 @@ class Provider:
             "events_refused": self._outbox.refused,
         }
 
+    def ledger(self) -> Json:
+        """Every entry of the books, refusals included."""
+        return {
+            "entries": [
+                {
+                    "kind": kind,
+                    "reference": key,
+                    "times": self.times[kind, key],
+                    "status": fact["status"],
+                    "order_id": fact["request"]["order_id"],
+                    "amount": fact["request"]["amount"],
+                }
+                for (kind, key), fact in self.done.items()
+            ]
+        }
+
     def _report(self, kind: str, key: str, request: Json, fact: Json) -> Json:
         event, name = _REPORTS[kind]
         body: Json = {
@@ -123,6 +141,7 @@ class Provider:
     def _apply(self, fact: Json) -> None:
         if fact.get("fact") == "acted":
             self.done[fact["kind"], fact["key"]] = fact
+            self.times[fact["kind"], fact["key"]] += 1
 
 
 def _answer(fact: Json) -> Json:
@@ -132,7 +151,7 @@ def _answer(fact: Json) -> Json:
 def create_app(provider: Provider, outbox: Outbox) -> web.Application:
     """The provider's HTTP face."""
     app = web.Application(middlewares=[faulty(provider.faults)])
-    add_desk(app, provider.faults, provider.books)
+    add_desk(app, provider.faults, provider.books, provider.ledger)
     app.cleanup_ctx.append(outbox.running)
 
     async def act(request: web.Request) -> web.Response:

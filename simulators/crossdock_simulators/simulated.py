@@ -182,7 +182,7 @@ def faulty(faults: Faults) -> Any:
 
     @web.middleware
     async def apply(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path in ("/livez", "/books", "/faults"):
+        if request.path in ("/livez", "/books", "/ledger", "/faults"):
             return await handler(request)
         if faults["outage"]:
             return web.json_response({"detail": "outage"}, status=503)
@@ -196,14 +196,19 @@ def faulty(faults: Faults) -> Any:
     return apply
 
 
-def add_desk(app: web.Application, faults: Faults, books: Callable[[], Json]) -> None:
-    """The routes that every simulated system has: `/livez`, `/books`, `/faults`."""
+def add_desk(
+    app: web.Application, faults: Faults, books: Callable[[], Json], ledger: Callable[[], Json]
+) -> None:
+    """The routes that every simulated system has: `/livez`, `/books` (sums), `/ledger` (every entry), `/faults`."""
 
     async def livez(_request: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})
 
     async def show_books(_request: web.Request) -> web.Response:
         return web.json_response(books())
+
+    async def show_ledger(_request: web.Request) -> web.Response:
+        return web.json_response(ledger())
 
     async def set_faults(request: web.Request) -> web.Response:
         try:
@@ -212,7 +217,14 @@ def add_desk(app: web.Application, faults: Faults, books: Callable[[], Json]) ->
         except ValueError as error:
             return web.json_response({"detail": str(error)}, status=422)
 
-    app.add_routes([web.get("/livez", livez), web.get("/books", show_books), web.post("/faults", set_faults)])
+    app.add_routes(
+        [
+            web.get("/livez", livez),
+            web.get("/books", show_books),
+            web.get("/ledger", show_ledger),
+            web.post("/faults", set_faults),
+        ]
+    )
 
 
 async def json_object(request: web.Request) -> Json:

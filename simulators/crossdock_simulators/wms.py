@@ -7,6 +7,7 @@
     PUT /expected-returns/{rma}                            → 201, 200 when known
     GET on each of them                                    → 200, 404
     GET /books    units shipped by sku, location and order; repeated requests; what was sent twice
+    GET /ledger   every fulfilment order, shipment, cancellation and expected return
     POST /faults  {"short_pick": {"SKU or location": units}, "reject": {"location": orders}, "cancel_race": n,
                    "lose_answer": n, "outage": true, "slow_s": s}
 
@@ -42,12 +43,16 @@ EVENTS = "/warehouse/events"
 
 @dataclass(slots=True)
 class Order:
-    """One fulfilment order. `open_units` by line is what has not left, stopped or gone missing."""
+    """One fulfilment order. `open_units` by line is what has not left, stopped or gone missing.
+
+    accepted_times: how often it was taken on as new work, which must be once.
+    """
 
     request: Json
     open_units: dict[str, int]
     status: str = "accepted"  # accepted, staged, done, rejected
     cancels: dict[str, Json] = field(default_factory=dict)
+    accepted_times: int = 1
 
 
 class Warehouse:
@@ -149,6 +154,29 @@ class Warehouse:
             "events_posted": self._outbox.posted,
             "events_waiting": self._outbox.waiting,
             "events_refused": self._outbox.refused,
+        }
+
+    def ledger(self) -> Json:
+        """Every entry of the books."""
+        return {
+            "fulfillment_orders": [
+                {
+                    "number": number,
+                    "accepted_times": found.accepted_times,
+                    "status": found.status,
+                    "request": found.request,
+                }
+                for number, found in self.orders.items()
+            ],
+            "shipments": self.shipments,
+            "cancellations": [
+                {"number": number, "cancel_id": cancel_id, **cancel}
+                for number, found in self.orders.items()
+                for cancel_id, cancel in found.cancels.items()
+            ],
+            "expected_returns": [
+                {"rma_id": rma_id, "request": request} for rma_id, request in self.returns.items()
+            ],
         }
 
     def _later(self, number: str, order: Order) -> None:
@@ -253,7 +281,9 @@ class Warehouse:
         match fact:
             case {"fact": "accepted", "number": number, "request": request}:
                 units = {line["line_id"]: int(line["units"]) for line in request.get("lines", [])}
-                self.orders[number] = Order(request=request, open_units=units)
+                before = self.orders.get(number)
+                times = 1 if before is None else before.accepted_times + 1
+                self.orders[number] = Order(request=request, open_units=units, accepted_times=times)
             case {"fact": "staged", "number": number}:
                 self.orders[number].status = "staged"
             case {"fact": "rejected", "number": number}:
@@ -264,7 +294,7 @@ class Warehouse:
                 self.orders[number].status = "done"
                 self._take_off(number, shipment["lines"])
                 if shipment["lines"]:
-                    self.shipments.append(shipment)
+                    self.shipments.append(shipment | {"number": number})
             case {"fact": "cancelled", "number": number, "cancel_id": cancel_id, "stopped": stopped}:
                 self.orders[number].cancels[cancel_id] = {"stopped": stopped}
                 self._take_off(number, stopped)
@@ -279,7 +309,7 @@ class Warehouse:
 def create_app(warehouse: Warehouse, outbox: Outbox) -> web.Application:
     """The system's HTTP face."""
     app = web.Application(middlewares=[faulty(warehouse.faults)])
-    add_desk(app, warehouse.faults, warehouse.books)
+    add_desk(app, warehouse.faults, warehouse.books, warehouse.ledger)
     app.cleanup_ctx.append(outbox.running)
     app.cleanup_ctx.append(warehouse.running)
 

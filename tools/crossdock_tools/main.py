@@ -9,7 +9,7 @@ import sys
 import typer
 
 from crossdock_local.errors import LocalError
-from crossdock_tools import dead_letters, infrastructure, topics
+from crossdock_tools import auditing, dead_letters, infrastructure, topics
 from crossdock_tools import trace as tracing
 from crossdock_tools.chaos import command as disturbing
 from crossdock_tools.demo import command as demonstrating
@@ -30,6 +30,7 @@ app.command("status")(infrastructure.status)
 app.command("demo")(demonstrating.demo)
 app.command("chaos")(disturbing.chaos)
 app.command("trace")(tracing.trace)
+app.command("audit")(auditing.audit)
 app.add_typer(schemas.app, name="schemas")
 app.add_typer(topics.app, name="topics")
 app.add_typer(dead_letters.app, name="dlt")
@@ -63,6 +64,7 @@ def anticipated() -> tuple[type[Exception], ...]:
     """The failures a user can put right. Imported only after one: Kafka's client is slow to load."""
     from crossdock_eventing.broker.failure import BrokerError
     from crossdock_eventing.registry import RegistryUnavailable, UnknownSchema
+    from crossdock_tools.audit.ledgers import LedgerError
     from crossdock_tools.chaos.run import ChaosError
     from crossdock_tools.demo.client import Unexpected
     from crossdock_tools.demo.run import DemoError
@@ -74,6 +76,8 @@ def anticipated() -> tuple[type[Exception], ...]:
         UnknownSchema,
         RegistryUnavailable,
         tracing.TraceError,
+        auditing.AuditError,
+        LedgerError,
         dead_letters.DeadLetterError,
         DemoError,
         ChaosError,

@@ -49,35 +49,63 @@ _TILL = "pos"
 News = tuple[str, str, str]
 
 
-def references(evidence: Evidence, _books: Books) -> Check:
-    """No reference is used for two requests, and none of ours for two facts."""
+def references(evidence: Evidence, _books: Books) -> tuple[Check, ...]:
+    """A reference stands for one request, however often it is asked for, and for one fact, which is told once."""
+    return _differing(evidence), _told_twice(evidence)
+
+
+def _differing(evidence: Evidence) -> Check:
     violations: list[str] = []
-    checked = 0
-    for kind, names in _REFERENCES:
-        seen: dict[tuple[Any, ...], Entry] = {}
+    checked, again = 0, 0
+    for kind, names in _REQUESTS:
+        seen: dict[tuple[str, ...], Entry] = {}
         for entry in evidence.of(kind):
             checked += 1
             reference = tuple(getattr(entry.body, name) for name in names)
             before = seen.setdefault(reference, entry)
-            if before.meta.event_id != entry.meta.event_id:
+            again += before is not entry
+            if before.body != entry.body:
                 violations.append(
-                    f"{kind.__name__} {'/'.join(map(str, reference))} is at {place(before.record)} and {place(entry.record)}"
+                    f"{kind.__name__} {' '.join(reference)} asks for one thing at {place(before.record)} "
+                    f"and for another at {place(entry.record)}"
                 )
-    return Check(12, "one request per reference", checked, tuple(violations))
+    note = f"{again} asked for again" if again else ""
+    return Check(12, "a reference stands for one request", checked, tuple(violations), note)
 
 
-#: What is asked of the outside or told of an effect, and the fields that are its reference.
-_REFERENCES: tuple[tuple[type[Any], tuple[str, ...]], ...] = (
+def _told_twice(evidence: Evidence) -> Check:
+    violations: list[str] = []
+    checked = 0
+    for kind, names in _FACTS:
+        seen: dict[tuple[str, ...], Entry] = {}
+        for entry in evidence.of(kind):
+            checked += 1
+            reference = tuple(getattr(entry.body, name) for name in names)
+            before = seen.setdefault(reference, entry)
+            if before is not entry:
+                violations.append(
+                    f"{kind.__name__} {' '.join(reference)} is told at {place(before.record)} and {place(entry.record)}"
+                )
+    return Check(12, "a fact is told once per reference", checked, tuple(violations))
+
+
+#: What is asked of the outside, and the fields that are its reference. An answer that does not come is asked for again.
+_REQUESTS: tuple[tuple[type[Any], tuple[str, ...]], ...] = (
     (FulfillmentRequested, ("fulfillment_order_id",)),
     (FulfillmentCancelRequested, ("fulfillment_order_id", "cancel_id")),
     (ReturnExpected, ("rma_id",)),
     (CapturePayment, ("capture_id",)),
     (VoidPayment, ("void_id",)),
     (RefundPayment, ("refund_id",)),
+)
+#: What was done, and the fields that are its reference.
+_FACTS: tuple[tuple[type[Any], tuple[str, ...]], ...] = (
     (ShipmentDispatched, ("order_id", "shipment_id")),
     (OrderShipped, ("order_id", "shipment_id")),
     (OrderCancelled, ("order_id", "cancel_id")),
+    (OrderRejected, ("order_id",)),
     (RefundRecorded, ("order_id", "refund_id")),
+    (ReturnAuthorized, ("rma_id",)),
 )
 
 
