@@ -10,7 +10,20 @@ from collections.abc import Callable, Iterable
 
 from crossdock_eventing.broker.interface import Broker
 from crossdock_eventing.registry import SchemaSource
-from crossdock_tools.audit import causation, delivery, documents, effects, memory, ordering
+from crossdock_tools.audit import (
+    causation,
+    convergence,
+    delivery,
+    documents,
+    effects,
+    lifecycle,
+    memory,
+    money,
+    ordering,
+    quantities,
+    settlement,
+    stock,
+)
 from crossdock_tools.audit.books import NO_BOOKS, Books
 from crossdock_tools.audit.evidence import Evidence, EvidenceReader
 from crossdock_tools.audit.report import Check, Report
@@ -30,9 +43,20 @@ CHECKS: tuple[Statement, ...] = (
     memory.remembered,
     effects.references,
     effects.outside,
+    *stock.CHECKS,
+    *money.CHECKS,
+    *settlement.CHECKS,
+    *quantities.CHECKS,
+    *lifecycle.CHECKS,
+    *convergence.CHECKS,
 )
 #: Held as well when the caller says that all work is done: what is still under way is then a violation.
-CHECKS_OF_DRAINED: tuple[Statement, ...] = (delivery.drained, documents.complete, effects.carried_out)
+CHECKS_OF_DRAINED: tuple[Statement, ...] = (
+    delivery.drained,
+    documents.complete,
+    effects.carried_out,
+    *lifecycle.CHECKS_OF_DRAINED,
+)
 
 
 class Auditor:
