@@ -24,6 +24,8 @@ from crossdock_canonical.records import (
     StockMovement,
     StockSnapshot,
 )
+from crossdock_channel_gateway.publish import SOURCE
+from crossdock_eventing.envelope import event_id
 
 ORDER = OrderId("6f1f2f6e-3f0b-5a57-9c2e-1f5c53f0a001")
 SHOPIFY = {
@@ -410,6 +412,20 @@ async def test_stock_files_hold_counts_and_movements(caller) -> None:
     assert errors(await post(caller, "/feeds/stock", table.encode(), **kind)) == {
         "feed": "must be an identifier of 1 to 200 printable characters"
     }
+
+
+async def test_rows_of_a_stock_file_have_ids_of_their_own(caller) -> None:
+    count = {"location": "DC-1", "units": 5, "as_of": "2026-03-02T10:00:00Z"}
+    receipt = {"location": "DC-1", "delta": 2, "moved_at": "2026-03-02T11:00:00Z", "ref": "PO-1"}
+    body = {
+        "feed": "wms",
+        "snapshots": [{"sku": sku, **count} for sku in ("MUG", "CUP")],
+        "movements": [{"sku": sku, **receipt} for sku in ("MUG", "CUP")],
+    }
+    assert (await post(caller, "/feeds/stock", body)).status_code == 202
+    (intake,) = caller.publisher.intakes
+    ids = {event_id(causation_id=intake.delivery, source=SOURCE, record=record) for record in intake.records}
+    assert len(ids) == 4
 
 
 async def test_rows_that_contradict_one_another_refuse_the_file(caller) -> None:
