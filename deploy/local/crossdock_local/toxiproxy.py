@@ -93,7 +93,11 @@ class Toxiproxy:
 
     def __enter__(self) -> Self:
         command = [str(self._server), "-host", LOOPBACK, "-port", str(self._port)]
-        self._process = processes.spawn(command, log_file=self._log_file, die_with_parent=True)
+        # It would tell of every connection that it opens and loses.
+        environment = {**os.environ, "LOG_LEVEL": "fatal"}
+        self._process = processes.spawn(
+            command, log_file=self._log_file, environment=environment, die_with_parent=True
+        )
         try:
             self._wait_until_ready(self._process)
             for route in self._routes:

@@ -12,8 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
+from crossdock_tools.chaos.schedule import Kind
 from crossdock_tools.invocation import command_name
 from crossdock_tools.schemas.commands import JsonOption, repository
+
+
+_KINDS = {kind.name.lower().replace("_", "-"): kind for kind in Kind}
 
 
 class ErpOutage(StrEnum):
@@ -36,6 +40,10 @@ def chaos(
             min=10.0, help="Give up when the last effect has not come so long after the last fault."
         ),
     ] = 180.0,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Only faults of this kind; may be repeated. Kinds: {', '.join(_KINDS)}."),
+    ] = None,
     erp_outage: Annotated[
         ErpOutage, typer.Option(help="One minute, or the whole time until every order has ended.")
     ] = ErpOutage.MINUTE,
@@ -53,6 +61,9 @@ def chaos(
     from crossdock_tools.chaos.run import ChaosError, Run, Settings
     from crossdock_tools.chaos.stack import chaos_directory, clear, running
 
+    unknown = set(only or ()) - set(_KINDS)
+    if unknown:
+        raise typer.BadParameter(f"no such kind: {', '.join(sorted(unknown))}", param_hint="--only")
     say = _say_to(sys.stderr if as_json else sys.stdout)
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     settings = Settings(
@@ -61,6 +72,7 @@ def chaos(
         load_s=minutes * 60,
         orders_per_s=orders_per_s,
         drain_limit_s=drain_limit_s,
+        only=tuple(_KINDS[each] for each in only) if only else tuple(Kind),
         erp_away=erp_outage is ErpOutage.WHOLE,
     )
     say(f"seed {seed}; again with: {command_name()} chaos --seed {seed}")

@@ -18,7 +18,7 @@ from crossdock_tools.audit.books import NO_BOOKS
 from crossdock_tools.chaos import load
 from crossdock_tools.chaos.faults import Faults
 from crossdock_tools.chaos.report import ChaosReport, how_ended, last_words
-from crossdock_tools.chaos.schedule import plan
+from crossdock_tools.chaos.schedule import Kind, plan
 from crossdock_tools.chaos.sending import Sender
 from crossdock_tools.chaos.stack import Stack
 from crossdock_tools.chaos.watching import Watcher
@@ -38,13 +38,14 @@ class ChaosError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the caller may choose. load_s: how long orders come in; erp_away: the ERP is away for all that time and longer."""
+    """What the caller may choose. load_s: how long orders come in; only: kinds of faults; erp_away: the ERP is away for all that time and longer."""
 
     seed: int
     faults: int
     load_s: float
     orders_per_s: float
     drain_limit_s: float
+    only: tuple[Kind, ...]
     erp_away: bool
 
 
@@ -92,6 +93,7 @@ class Run:
             self._stack.targets,
             count=settings.faults,
             within_s=settings.load_s,
+            only=settings.only,
             erp_away=settings.erp_away,
         )
         if settings.erp_away:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
@@ -84,16 +84,23 @@ _WEIGHTS = {
 
 
 def plan(
-    seed: int, targets: Targets, *, count: int, within_s: float, erp_away: bool = False
+    seed: int,
+    targets: Targets,
+    *,
+    count: int,
+    within_s: float,
+    only: Collection[Kind] = tuple(Kind),
+    erp_away: bool = False,
 ) -> tuple[Fault, ...]:
     """`count` faults that begin within `within_s` seconds, in order of time; every kind at least once where `count` allows.
 
-    erp_away: the ERP is away all the time, so that it has no faults of its own.
+    only: the kinds to draw from. erp_away: the ERP is away all the time, so that it has no faults of its own.
     """
     random = Random(seed)  # noqa: S311 - a schedule, not a secret
-    kinds = [kind for kind in Kind if not (erp_away and kind is Kind.ERP_OUTAGE)]
+    kinds = [kind for kind in Kind if kind in only and not (erp_away and kind is Kind.ERP_OUTAGE)]
+    weights = {kind: weight for kind, weight in _WEIGHTS.items() if kind in only} or dict.fromkeys(kinds, 1)
     random.shuffle(kinds)
-    more = random.choices(list(_WEIGHTS), list(_WEIGHTS.values()), k=max(0, count - len(kinds)))
+    more = random.choices(list(weights), list(weights.values()), k=max(0, count - len(kinds)))
     kinds = [*kinds, *more][:count]
     # One in each of `count` equal spans: spread out, and yet by chance.
     span_s = within_s / count
@@ -102,12 +109,12 @@ def plan(
     random.shuffle(order)
     # What lasts as long as the outage must begin early enough to end with the load.
     order.sort(key=lambda number: kinds[number] is not Kind.ERP_OUTAGE)
-    early = [each for each in range(count) if times[each] <= max(span_s, within_s - ERP_OUTAGE_S)]
     slots = list(range(count))
     placed: list[tuple[float, Kind]] = []
     for number in order:
-        pool = early if kinds[number] is Kind.ERP_OUTAGE else slots
-        slot = random.choice(pool)
+        outage = kinds[number] is Kind.ERP_OUTAGE
+        early = [slot for slot in slots if times[slot] <= within_s - ERP_OUTAGE_S]
+        slot = random.choice(early if outage and early else slots)
         slots.remove(slot)
         placed.append((times[slot], kinds[number]))
     placed.sort()
