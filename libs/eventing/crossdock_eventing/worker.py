@@ -194,11 +194,14 @@ class Worker:
         return bool(self._tasks) and not self._assignment_changed
 
     def due_in_s(self) -> float | None:
-        """Seconds until a timer is due or a held partition may go on, by this instance's clock; None: nothing waits for time.
+        """Seconds until what was read is committed, a timer is due or a held partition may go on, by this instance's clock.
 
-        A timer that is due and waits for older input is looked at again after `calls_wait_s`.
+        A timer that is due and waits for older input is looked at again after `calls_wait_s`. None: nothing waits for time.
         """
         due: list[float] = []
+        if self._buffer:
+            since_commit_s = self._clock.monotonic_s() - self._last_commit_s
+            due.append(max(0.0, self._pace.commit_interval_s - since_commit_s))
         for task in self._tasks.values():
             if task.held_until_s is not None:
                 due.append(max(0.0, task.held_until_s - self._clock.monotonic_s()))
@@ -247,9 +250,6 @@ class Worker:
         self._buffer.extend(_Polled(record, self._polls) for record in records)
 
     def _wait_s(self) -> float:
-        now_s = self._clock.monotonic_s()
-        if self._buffer:
-            return max(0.0, self._last_commit_s + self._pace.commit_interval_s - now_s)
         wait = self._pace.calls_wait_s if self._calls else self._pace.idle_wait_s
         due = self.due_in_s()
         return wait if due is None else min(wait, due)

@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     release_deadline_s: float = Field(default=900, gt=0)
     pickup_window_s: float = Field(default=7 * 86_400, gt=0)
     recall_interval_s: float = Field(default=86_400, gt=0)
-    retention_s: float = Field(default=60 * 86_400, gt=0)
+    retention_s: float = Field(default=120 * 86_400, gt=0)
 
     def policy(self) -> Policy:
         """The same as the core reads it."""

@@ -62,7 +62,9 @@ _OUTAGES = (0.5, 8.0, 45.0, 900.0)
 KINDS: Mapping[str, Kind] = {
     "kill": Kind("process dies; back after `size` seconds", _ANYWHERE, (0.5, 3.0, 30.0), 5.0),
     "kill_and_lose_disk": Kind("process dies and its store is deleted", _ANYWHERE, (0.5, 15.0), 2.0),
-    "kill_and_roll_back_disk": Kind("machine loses power: the last `size` batches", _ANYWHERE, (1, 2, 5), 2.0),
+    "kill_and_roll_back_disk": Kind(
+        "machine loses power: the last `size` batches", _ANYWHERE, (1, 2, 5), 2.0
+    ),
     "kill_committing": Kind("process dies, its commit is under way and lands", _COMMIT, (0.5, 15.0), 2.0),
     "pause": Kind("process stands still for `size` seconds: a zombie", _ANYWHERE, _PAUSES, 4.0),
     "commit_answer_lost": Kind("commit lands, its answer does not", _COMMIT, (0.0,), 3.0),
@@ -72,12 +74,16 @@ KINDS: Mapping[str, Kind] = {
     "expelled": Kind("coordinator expels the member with work in flight", _MID_STEP, (0.0,), 2.0),
     "broker_away": Kind("no broker answers for `size` seconds", _ANYWHERE, (0.3, 6.0, 20.0), 2.0),
     "markers_held": Kind("commits are acknowledged before readers see them", _COMMIT, (0.05, 2.0)),
-    "compacted": Kind("every changelog is compacted; tombstones older than `size` go", _COMMITTED, (0.0, 7 * 86400.0)),
+    "compacted": Kind(
+        "every changelog is compacted; tombstones older than `size` go", _COMMITTED, (0.0, 7 * 86400.0)
+    ),
     "scaled_out": Kind("one more instance starts", _COMMITTED),
     "scaled_in": Kind("an instance stops for good", _COMMITTED),
     "rolling_restart": Kind("every instance is stopped and started in turn", _COMMITTED),
     "twin": Kind("a second process starts under the same identity", _MID_STEP + _COMMITTED),
-    "clock_skewed": Kind("the process's clock jumps by `size` seconds", _COMMITTED, (-3600.0, -5.0, 5.0, 3600.0)),
+    "clock_skewed": Kind(
+        "the process's clock jumps by `size` seconds", _COMMITTED, (-3600.0, -5.0, 5.0, 3600.0)
+    ),
     "clock_leapt": Kind("all clocks leap by `size` seconds", _COMMITTED, (20.0, 400.0, 90000.0)),
     "wms_away": Kind("warehouse unreachable for `size` seconds", _COMMITTED, _OUTAGES),
     "psp_away": Kind("payment provider unreachable for `size` seconds", _COMMITTED, _OUTAGES),
@@ -90,6 +96,10 @@ KINDS: Mapping[str, Kind] = {
     "wms_request_lost": Kind("`size` requests never reach the warehouse", _COMMITTED, (1, 3)),
     "psp_request_lost": Kind("`size` requests never reach the payment provider", _COMMITTED, (1, 3)),
     "erp_request_lost": Kind("`size` requests never reach the ERP", _COMMITTED, (1, 3)),
+    "erp_unreachable": Kind("`size` requests find no ERP", _COMMITTED, (1, 3)),
+    "erp_fails": Kind("ERP answers 500 to `size` requests and does nothing", _COMMITTED, (1, 3)),
+    "erp_fails_afterwards": Kind("ERP books and answers 500 to `size` requests", _COMMITTED, (1, 3)),
+    "erp_throttles": Kind("ERP answers 429 to `size` requests", _COMMITTED, (1, 5)),
     "erp_slow": Kind("ERP answers after `size` seconds", _COMMITTED, (3.0, 45.0)),
     "gateway_killed": Kind("gateway dies and carries out again what was not committed", _COMMITTED),
     "deliveries_repeated": Kind("the next `size` deliveries are published twice", _COMMITTED, (2, 6)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+from crossdock_eventing.broker.failure import TransactionOutcomeUnknown
 from crossdock_eventing.broker.interface import (
     Admin,
     Consumer,
@@ -26,7 +27,9 @@ from crossdock_eventing.broker.interface import (
 from crossdock_eventing.broker.memory import MemoryBroker
 from crossdock_eventing.broker.memory.clients import MemoryConsumer
 
-Call = Literal["init", "poll", "committed", "begin", "produce", "send_offsets", "commit", "abort", "read", "write"]
+Call = Literal[
+    "init", "poll", "committed", "begin", "produce", "send_offsets", "commit", "abort", "read", "write"
+]
 Moment = Literal["before", "after"]
 
 
@@ -35,12 +38,22 @@ class Died(BaseException):
 
 
 class Gate:
-    """One process's passage to the outside. `watch` is called with each call before and after it is made."""
+    """One process's passage to the outside.
 
-    def __init__(self, watch: Callable[[Call, Moment], None]) -> None:
+    watch: called with each call before and after it is made. wait: called with the seconds that a call blocks, in which the
+    rest of the world goes on.
+    """
+
+    def __init__(self, watch: Callable[[Call, Moment], None], wait: Callable[[float], None]) -> None:
         self._watch = watch
+        self.wait = wait
+        self.stirred = False  # something was begun anew: there may be work although nothing was settled
+        self.doom: Died | None = (
+            None  # raised instead of a commit's time-out: the process ends while it waits for the answer
+        )
 
     def before(self, call: Call) -> None:
+        self.stirred = self.stirred or call in ("init", "committed", "abort")
         self._watch(call, "before")
 
     def after(self, call: Call) -> None:
@@ -83,7 +96,12 @@ class _GatedConsumer:
         self.close = inner.close
 
     def subscribe(
-        self, topics: Sequence[str], *, on_assign: OnPartitions, on_revoke: OnPartitions, on_lost: OnPartitions
+        self,
+        topics: Sequence[str],
+        *,
+        on_assign: OnPartitions,
+        on_revoke: OnPartitions,
+        on_lost: OnPartitions,
     ) -> None:
         self._inner.subscribe(topics, on_assign=on_assign, on_revoke=on_revoke, on_lost=on_lost)
 
@@ -110,6 +128,8 @@ class _GatedReader:
         found = self._inner.poll(max_records, timeout_s)
         if found:
             self._gate.after("read")
+        elif timeout_s:
+            self._gate.wait(timeout_s)
         return found
 
     def watermarks(self, partition: TopicPartition) -> Watermarks:
@@ -161,7 +181,12 @@ class _GatedProducer:
 
     def commit(self) -> None:
         self._gate.before("commit")
-        self._inner.commit()
+        try:
+            self._inner.commit()
+        except TransactionOutcomeUnknown:
+            if self._gate.doom is None:
+                raise
+            raise self._gate.doom from None
         self._gate.after("commit")
 
     def abort(self) -> None:

@@ -9,21 +9,35 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from crossdock_channel_gateway.effects import OUTBOUND, Effect, effect_of
-from crossdock_eventing.broker.interface import Broker, TopicPartition
+from crossdock_eventing.broker.interface import Producer, TopicPartition
+from crossdock_eventing.broker.memory import MemoryBroker
 from crossdock_eventing.clock import Clock, to_micros
 from crossdock_eventing.codec import Codec
 from crossdock_eventing.envelope import header, headers, record_key, wrap
 from crossdock_eventing.registry import SchemaSource
 from crossdock_simulation.outside import Declined, System
+from crossdock_simulation.workload import RawRecord
 
 _TOPICS = tuple(sorted({kind.TOPIC for kind in OUTBOUND}))
 _WANTED = frozenset(kind.SCHEMA.encode() for kind in OUTBOUND)
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.5, 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What reaches the gateway at once. `raw` are bytes that somebody put on a topic past it."""
+
+    id: str
+    label: str
+    records: tuple[Any, ...]
+    occurred_at: datetime | None = None
+    raw: tuple[RawRecord, ...] = ()
 
 
 @dataclass(slots=True)
@@ -42,29 +56,39 @@ class Edge:
         self._registry = registry
         self._codecs: dict[type[Any], Codec] = {}
 
-    def write(self, producer: Any, records: Iterable[Any], *, delivery: str, clock: Clock) -> None:
-        """Publish the records of one delivery in one transaction."""
+    def write(self, producer: Producer, delivery: Delivery, clock: Clock) -> None:
+        """Publish one delivery in one transaction."""
         now = clock.now()
+        now_ms = to_micros(now) // 1000
         producer.begin()
-        for record in records:
+        for raw in delivery.raw:
+            producer.produce(
+                raw.topic,
+                key=raw.key,
+                value=raw.value,
+                headers=(("event_type", raw.event_type.encode()),),
+                timestamp_ms=now_ms,
+            )
+        for record in delivery.records:
             kind = type(record)
             codec = self._codecs.get(kind)
             if codec is None:
                 codec = self._codecs[kind] = Codec(self._registry, written=[(kind, kind.TOPIC)], read=())
             meta = wrap(
                 record,
-                causation_id=delivery,
-                correlation_id=delivery,
+                causation_id=delivery.id,
+                correlation_id=delivery.id,
                 now=now,
                 source="/crossdock/channel-gateway",
                 attributes={},
+                occurred_at=delivery.occurred_at,
             )
             producer.produce(
                 kind.TOPIC,
                 key=record_key(record).encode(),
                 value=codec.encode(record, meta),
                 headers=headers(meta, kind.SCHEMA, None),
-                timestamp_ms=to_micros(now) // 1000,
+                timestamp_ms=now_ms,
             )
         producer.commit()
 
@@ -73,9 +97,10 @@ class Gateway:
     """Both directions. `step` moves whatever is due; times are simulated seconds since the start."""
 
     def __init__(
-        self, broker: Broker, edge: Edge, decoder: Codec, clock: Clock, say: Callable[[str], None]
+        self, broker: MemoryBroker, edge: Edge, decoder: Codec, clock: Clock, say: Callable[[str], None]
     ) -> None:
         self._edge = edge
+        self._faults = broker.faults
         self._decoder = decoder
         self._clock = clock
         self._say = say
@@ -87,7 +112,7 @@ class Gateway:
         self._reader.assign(
             {TopicPartition(topic, n): 0 for topic in _TOPICS for n in range(admin.partitions(topic))}
         )
-        self._arriving: list[tuple[float, int, str, tuple[Any, ...], str]] = []
+        self._arriving: list[tuple[float, int, Delivery]] = []
         self._arrived = 0
         self._queues: dict[tuple[str, str], deque[_Errand]] = {}
         self._retries: dict[tuple[str, str], tuple[float, float]] = {}  # queue: not before, next wait
@@ -100,15 +125,19 @@ class Gateway:
 
     # ---- in
 
-    def arrive(self, at_s: float, delivery: str, records: tuple[Any, ...], label: str) -> None:
+    def arrive(self, at_s: float, delivery: Delivery) -> None:
         """A delivery will reach the gateway at this time."""
         self._arrived += 1
-        heapq.heappush(self._arriving, (at_s, self._arrived, delivery, records, label))
+        heapq.heappush(self._arriving, (at_s, self._arrived, delivery))
 
     def report(self, delivery: str, record: Any) -> None:
         """An event of a system of the outside, posted now."""
         at_s = self._clock.monotonic_s() + self.delay_s
-        self.arrive(at_s, delivery, (record,), type(record).__name__)
+        self.arrive(at_s, Delivery(id=delivery, label=_label(record), records=(record,)))
+
+    def delay_no_more(self) -> None:
+        """Events arrive at once again."""
+        self.delay_s = 0.0
 
     # ---- both
 
@@ -120,6 +149,8 @@ class Gateway:
 
     def step(self) -> bool:
         """Publish what has arrived, read commands, try every queue's head once; whether anything moved."""
+        if self._faults.away:
+            return False  # it waits for the broker, and answers 503 meanwhile
         now_s = self._clock.monotonic_s()
         moved = self._publish(now_s)
         moved |= self._read()
@@ -149,13 +180,13 @@ class Gateway:
     def _publish(self, now_s: float) -> bool:
         moved = False
         while self._arriving and self._arriving[0][0] <= now_s:
-            _, _, delivery, records, label = heapq.heappop(self._arriving)
-            self._say(f"in   {label}")
-            self._edge.write(self._producer, records, delivery=delivery, clock=self._clock)
+            _, _, delivery = heapq.heappop(self._arriving)
+            self._say(f"in   {delivery.label}")
+            self._edge.write(self._producer, delivery, self._clock)
             if self.repeats:
                 self.repeats -= 1
-                self._say(f"in   {label} (again)")
-                self._edge.write(self._producer, records, delivery=delivery, clock=self._clock)
+                self._say(f"in   {delivery.label} (again)")
+                self._edge.write(self._producer, delivery, self._clock)
             moved = True
         return moved
 
@@ -189,7 +220,8 @@ class Gateway:
             self._say(f"out  {system} declined {label}: {declined}")
             if errand.effect.refused is not None:
                 told = errand.effect.refused(str(declined))
-                self.arrive(now_s, told.delivery, told.records, f"{system} refused")
+                report = Delivery(id=told.delivery, label=f"{system} refused", records=told.records)
+                self.arrive(now_s, report)
         else:
             if self._take(self.lost_answers, system):
                 self._say(f"out  {system} {label}: done, the answer was lost")
@@ -209,3 +241,9 @@ class Gateway:
             return False
         faults[system] -= 1
         return True
+
+
+def _label(record: Any) -> str:
+    """The event and what it is about."""
+    about = next((getattr(record, name) for name in record.IDENTITY), "")
+    return f"{type(record).__name__} {about}"

@@ -96,7 +96,7 @@ class Warehouse:
         self._returns: dict[str, ReturnExpected] = {}
         self._jobs: list[tuple[float, str]] = []
 
-    def carry_out(self, command: Any, effect: Effect) -> None:  # noqa: ARG002
+    def carry_out(self, command: Any, effect: Effect) -> None:
         match command:
             case FulfillmentRequested():
                 if command.fulfillment_order_id not in self._orders:
@@ -138,7 +138,7 @@ class Warehouse:
                 ExpectedReturnBook(
                     rma_id=each.rma_id,
                     order_id=each.order_id,
-                    location=each.location,
+                    location=each.location or "",
                     lines=_book_lines(each.lines),
                 )
                 for each in self._returns.values()
@@ -216,7 +216,10 @@ class Warehouse:
         order.parts += 1
         for line_id, units in leaving.items():
             order.left[line_id] -= units
-        request, lines = order.request, tuple(_line(order, line_id, units) for line_id, units in leaving.items())
+        request, lines = (
+            order.request,
+            tuple(_line(order, line_id, units) for line_id, units in leaving.items()),
+        )
         common: dict[str, Any] = {
             "order_id": request.order_id,
             "fulfillment_order_id": number,
@@ -298,7 +301,7 @@ class Provider:
         self._done: dict[str, dict[str, MoneyBook]] = {"captures": {}, "voids": {}, "refunds": {}}
         self._declined: set[str] = set()
 
-    def carry_out(self, command: Any, effect: Effect) -> None:  # noqa: ARG002
+    def carry_out(self, command: Any, effect: Effect) -> None:
         reference, kind, record = self._read(command)
         if reference in self._declined:
             raise Declined("insufficient funds")

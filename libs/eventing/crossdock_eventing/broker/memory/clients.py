@@ -193,13 +193,21 @@ class MemoryConsumer:
             self._on_revoke(sorted(self._owned))
             self._drop(set(self._owned))
         if self._member is not None and self._member.member_id in self._group.members:
-            self._group.leave(self._member, self._cluster.counts(), now_ms)
+            if self._cluster.is_away:
+                self._member.silent_since_ms = now_ms  # nobody hears of it: as if its process had died
+            else:
+                self._group.leave(self._member, self._cluster.counts(), now_ms)
         self._member = None
 
     def vanish(self) -> None:
         """The process of this consumer died or stands still: its session runs from now."""
         if self._member is not None and self._member.member_id in self._group.members:
             self._member.silent_since_ms = self._cluster.now_ms()
+
+    def expel(self) -> None:
+        """The coordinator drops this member, which does not know it until its next poll."""
+        if self._member is not None:
+            self._group.remove(self._member, self._cluster.counts())
 
 
 class MemoryProducer:
@@ -294,6 +302,9 @@ class MemoryProducer:
         self._check_reachable()
         self._reports.clear()
         self._cluster.transactions.end(self._id, self._epoch, Fate.ABORTED, self._cluster.tick())
+        if self._id in self._cluster.slow_aborts:
+            self._cluster.slow_aborts.remove(self._id)
+            self._stuck("abort timed out")
         self._is_open = False
 
     def poll(self) -> None:

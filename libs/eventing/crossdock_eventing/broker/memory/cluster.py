@@ -46,6 +46,7 @@ class Cluster:
     is_away: bool = False
     lost_deliveries: set[str] = field(default_factory=set)
     slow_commits: dict[str, bool] = field(default_factory=dict)  # transactional id: did it land
+    slow_aborts: set[str] = field(default_factory=set)
     in_flight: list[tuple[str, int]] = field(
         default_factory=list
     )  # (transactional id, epoch) of unlanded commits
@@ -122,6 +123,10 @@ class Faults:
         """The next commit of this id times out: having landed, or still under way (see `land_commits`)."""
         self._cluster.slow_commits[transactional_id] = landed
 
+    def slow_abort(self, transactional_id: str) -> None:
+        """The next abort of this id times out, having landed."""
+        self._cluster.slow_aborts.add(transactional_id)
+
     def land_commits(self) -> None:
         """Commits still under way arrive, except those whose id was claimed anew or timed out meanwhile."""
         now = self._cluster.tick()
@@ -161,6 +166,11 @@ class Faults:
     def set_away(self, away: bool) -> None:
         """Start or end an outage: queries raise BrokerUnavailable, polls are empty, commits stay unknown."""
         self._cluster.is_away = away
+
+    @property
+    def away(self) -> bool:
+        """Whether an outage is on."""
+        return self._cluster.is_away
 
     def _member(self, group: str, instance_id: str) -> Member:
         return next(m for m in self._cluster.group(group).members.values() if m.instance_id == instance_id)
