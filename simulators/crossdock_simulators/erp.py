@@ -11,7 +11,7 @@ second one as a strict ERP would. With a file its books survive a restart.
     GET  /documents?reference=R                        → 200 {external_ref, count}, 404
     GET  /books                                        → counts, duplicates, totals, findings of the checks
     GET  /books/documents[?order_id=O]                 → the documents, in order of posting
-    GET  /ledger                                       → {documents}: every one, in order of posting
+    GET  /ledger                                       → {documents, findings}: every one, in order of posting
     POST /faults                 see `Faults`          → 200 the faults in force
     DELETE /faults                                     → 204
     GET  /livez                                        → 200
@@ -81,10 +81,10 @@ class Books:
                 if len(booked) > 1
             ],
             "totals": totals,
-            "findings": self._findings(),
+            "findings": self.findings(),
         }
 
-    def _findings(self) -> list[dict[str, str]]:
+    def findings(self) -> list[dict[str, str]]:
         """What an auditor of this ledger would object to."""
         findings = []
         booked: set[str] = set()
@@ -207,7 +207,7 @@ class Erp:
         )
 
     async def _ledger(self, _: web.Request) -> web.Response:
-        return web.json_response({"documents": self._books.documents})
+        return web.json_response({"documents": self._books.documents, "findings": self._books.findings()})
 
     def set_faults(self, faults: Faults, *, now_s: float) -> None:
         """From `now_s` on (time of the event loop) these faults are in force and no other."""

@@ -34,7 +34,10 @@ FIGURES = {
     "oversold_units": 0,
     "settlement_lines": 501,
     "settlement_residual_minor": 0,
+    "audit_violations": 0,
 }
+VARYING = ("audit_checked", "wall_s")
+AUDITED_MIN = 30_000
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +83,27 @@ def kill(environment: dict[str, str], name: str) -> None:
 
 
 def test_killing_processes_changes_no_figure(demo: dict[str, Any]) -> None:
-    figures = {name: value for name, value in demo["summary"].items() if name != "wall_s"}
+    figures = {name: value for name, value in demo["summary"].items() if name not in VARYING}
     assert figures == FIGURES
+    assert demo["summary"]["audit_checked"] >= AUDITED_MIN
     assert demo["disagreements"] == []
     for name in KILLED:
         assert any(f"{name} had ended with -9" in line for line in demo["told"])
+
+
+def test_the_finished_run_can_be_audited_again(demo: dict[str, Any], environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [*CROSSDOCK, "audit", "--demo", "--expect-drained", "--json"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    report = json.loads(done.stdout)
+    assert report["checked"] == demo["summary"]["audit_checked"]
+    assert {check["invariant"] for check in report["checks"]} >= {1, 4, 5, 8, 9, 12}
 
 
 def test_nothing_is_left_running(demo: dict[str, Any], environment: dict[str, str]) -> None:

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crossdock_tools.cluster import reachable_cluster
+from crossdock_tools.cluster import demo_books, reachable_cluster
 from crossdock_tools.schemas.commands import DemoOption, JsonOption, SchemasOption, repository
 
 if TYPE_CHECKING:
     from crossdock_tools.audit.books import Books
     from crossdock_tools.audit.report import Report
+
+
+_PIPE_WIDTH = 160
 
 
 class AuditError(Exception):
@@ -26,7 +29,10 @@ class AuditError(Exception):
 
 def audit(
     books: Annotated[
-        Path | None, typer.Option(help="File with the outside's books, as `--save-books` writes it.")
+        Path | None,
+        typer.Option(
+            help="File with the outside's books, as `--save-books` writes it; with --demo, those of the demo's end."
+        ),
     ] = None,
     simulators: Annotated[
         str,
@@ -50,18 +56,21 @@ def audit(
     """Check every invariant against a cluster's topics and the outside's books; exit 1 when one is broken."""
     from crossdock_tools.audit.auditor import Auditor
 
+    if demo and books is None and not simulators and demo_books().exists():
+        books = demo_books()
     given = _books(books, simulators)
     if save_books is not None:
         save_books.write_text(json.dumps(given.to_json(), indent=1) + "\n")
     with reachable_cluster(demo=demo) as cluster:
         auditor = Auditor(repository(schemas), cluster.registry())
         evidence = auditor.read(cluster.broker())
+        # Within the block: states are decoded when a check looks at them, by schemas of the registry.
+        report = auditor.judge(evidence, given, expect_drained=expect_drained)
     if not evidence.quiet:
         print(
             "the topics were written to while they were read: what is under way may show as broken",
             file=sys.stderr,
         )
-    report = auditor.judge(evidence, given, expect_drained=expect_drained)
     if as_json:
         print(json.dumps(report.to_json(), indent=1))
     else:
@@ -74,7 +83,8 @@ def show(report: Report) -> None:
     """Print a report for people: the table, what was found, and the sum."""
     from rich.console import Console
 
-    Console().print(report.table())
+    # A pipe has no width of its own, and a table folded to 80 columns is hard to read or search.
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(report.table())
     for line in report.findings():
         print(f"  {line}")
     unchecked = f", {len(report.unchecked)} checks had nothing to look at" if report.unchecked else ""

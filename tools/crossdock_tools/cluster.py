@@ -43,6 +43,11 @@ def demo_directory() -> Path:
     return addresses.local_directory() / "demo"
 
 
+def demo_books() -> Path:
+    """Where the demo keeps what the outside's books said when it ended."""
+    return demo_directory() / "books.json"
+
+
 @contextmanager
 def reachable_cluster(*, demo: bool = False) -> Iterator[Cluster]:
     """The cluster at hand; when none answers, or `demo` asks for it, the topics of the running or last demo.

@@ -119,9 +119,10 @@ class DocumentBook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErpBooks:
-    """Every booking of every ERP."""
+    """Every booking of every ERP. `objections`: what an ERP's own accountant would object to, one text each."""
 
     documents: tuple[DocumentBook, ...] = ()
+    objections: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +220,8 @@ def _erps(found: Mapping[str, Any]) -> ErpBooks:
         documents=tuple(
             DocumentBook(**{**each, "amount": None if each["amount"] is None else Money(**each["amount"])})
             for each in found["documents"]
-        )
+        ),
+        objections=tuple(found["objections"]),
     )
 
 

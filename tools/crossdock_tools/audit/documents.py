@@ -33,6 +33,10 @@ from crossdock_tools.topic_reader import Entry
 #: Type and business key.
 Document = tuple[DocumentType, str]
 
+_HELD_ONCE = "ERPs hold no document twice"
+_HELD = "posted documents are booked"
+_SOUND = "ERPs have no objection of their own"
+
 _FACTS = (
     OrderReleased,
     OrderShipped,
@@ -152,10 +156,7 @@ def _asked_for(evidence: Evidence, posted: list[Entry]) -> Check:
 def _booked(evidence: Evidence, posted: list[Entry], books: Books) -> tuple[Check, ...]:
     if books.erps is None:
         note = "no books given"
-        return (
-            Check(4, "ERPs hold no document twice", 0, note=note),
-            Check(4, "posted documents are booked", 0, note=note),
-        )
+        return tuple(Check(4, name, 0, note=note) for name in (_HELD_ONCE, _HELD, _SOUND))
     booked: dict[tuple[str, int], list[DocumentBook]] = {}
     for each in books.erps.documents:
         booked.setdefault((each.business_key, each.version), []).append(each)
@@ -192,6 +193,7 @@ def _booked(evidence: Evidence, posted: list[Entry], books: Books) -> tuple[Chec
         f"{key} was given up, and is booked" for key, version in booked if (key, version) in refused
     ]
     return (
-        Check(4, "ERPs hold no document twice", len(books.erps.documents), tuple(doubled)),
-        Check(4, "posted documents are booked", len(posted), tuple(differing)),
+        Check(4, _HELD_ONCE, len(books.erps.documents), tuple(doubled)),
+        Check(4, _HELD, len(posted), tuple(differing)),
+        Check(4, _SOUND, len(books.erps.documents), books.erps.objections),
     )

@@ -135,7 +135,12 @@ def erp_books(ledgers: Mapping[str, Mapping[str, Any]]) -> ErpBooks:
             )
             for name, ledger in ledgers.items()
             for each in ledger["documents"]
-        )
+        ),
+        objections=tuple(
+            f"{name}: {each['code']} {each['detail']} ({each['reference']})"
+            for name, ledger in ledgers.items()
+            for each in ledger["findings"]
+        ),
     )
 
 

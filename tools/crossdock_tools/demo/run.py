@@ -1,4 +1,4 @@
-"""One run of the demo: the script is sent, the last effect waited for, and topics and books held against each other.
+"""One run of the demo: the script is sent, the last effect waited for, and topics, books and script held against each other.
 
 `command` starts the stack and prints; this plays. Imported only when the demo runs: it needs the whole client side.
 """
@@ -14,11 +14,15 @@ from typing import Any
 
 from crossdock_canonical.records import ChannelOrderReceived, ShipmentConfirmed
 from crossdock_eventing.clock import SystemClock
-from crossdock_tools.cluster import Cluster, demo_directory
+from crossdock_tools.audit.auditor import Auditor
+from crossdock_tools.audit.ledgers import read_ledgers
+from crossdock_tools.audit.report import Report
+from crossdock_tools.cluster import Cluster, demo_books, demo_directory
 from crossdock_tools.demo import figures, scenario
 from crossdock_tools.demo.client import GatewayClient, read_json, write_json
 from crossdock_tools.demo.shapes import SHOP
 from crossdock_tools.demo.stack import SERVICES, Stack
+from crossdock_tools.schemas.commands import repository
 from crossdock_tools.topic_reader import TopicReader
 
 _POISON_KEY = b"no-order-has-this-key"
@@ -54,6 +58,8 @@ class Run:
             self._send_all()
             outcome = self._reader.outcome
             wall_s = time.monotonic() - self._started
+            self._say("auditing topics and books")
+            audit = self._audit()
             books = {name: read_json(f"{url}/books") for name, url in self._stack.simulator_urls.items()}
             result = figures.summary(
                 outcome,
@@ -61,9 +67,18 @@ class Run:
                 sent=self._client.sent,
                 refused=self._client.refused,
                 expected_letters=1,
+                audit=audit,
                 wall_s=wall_s,
             )
-            return result, figures.disagreements(outcome, books, self._script, result)
+            problems = figures.disagreements(outcome, self._script, result)
+            return result, [*problems, *(f"invariant {each}" for each in audit.findings())]
+
+    def _audit(self) -> Report:
+        cluster, books = self._stack.cluster, read_ledgers(self._stack.simulator_urls)
+        # Kept for `crossdock audit --demo`: the simulated systems end with the demo.
+        demo_books().write_text(json.dumps(books.to_json()) + "\n")
+        auditor = Auditor(repository(None), cluster.registry())
+        return auditor.audit(cluster.broker(), books, expect_drained=True)
 
     def _refuse_a_second_run(self) -> None:
         """The script's orders are the same every time: a cluster that has seen them would ignore them as duplicates."""

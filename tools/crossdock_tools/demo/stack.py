@@ -15,7 +15,14 @@ from crossdock_local import addresses, container, processes
 from crossdock_local.errors import LocalError
 from crossdock_local.jars import JavaMissing
 from crossdock_local.supervisor import Backoff, Child, Supervisor
-from crossdock_tools.cluster import Cluster, announced, demo_directory, stored_cluster, with_registry
+from crossdock_tools.cluster import (
+    Cluster,
+    announced,
+    demo_books,
+    demo_directory,
+    stored_cluster,
+    with_registry,
+)
 from crossdock_tools.schemas.contracts import Repository
 from crossdock_tools.schemas.register import register_all
 from crossdock_tools.topics import apply_catalogue
@@ -95,7 +102,8 @@ def running(
     with only_one(directory), ExitStack() as alive:
         for part in ("kafka", "state", "books", "logs"):
             shutil.rmtree(directory / part, ignore_errors=True)
-        (directory / "summary.json").unlink(missing_ok=True)
+        for left in (directory / "summary.json", demo_books()):
+            left.unlink(missing_ok=True)
         found = alive.enter_context(_cluster(directory, announce))
         announce("registering contracts, creating topics")
         register_all(repository, found.registry_url)
