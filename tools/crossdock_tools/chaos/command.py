@@ -16,7 +16,6 @@ from crossdock_tools.chaos.schedule import Kind
 from crossdock_tools.invocation import command_name
 from crossdock_tools.schemas.commands import JsonOption, repository
 
-
 _KINDS = {kind.name.lower().replace("_", "-"): kind for kind in Kind}
 
 

@@ -38,7 +38,10 @@ class ChaosError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the caller may choose. load_s: how long orders come in; only: kinds of faults; erp_away: the ERP is away for all that time and longer."""
+    """What the caller may choose.
+
+    load_s: how long orders come in. only: kinds of faults. erp_away: the ERP is away for all that time and longer.
+    """
 
     seed: int
     faults: int
