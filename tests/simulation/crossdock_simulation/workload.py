@@ -38,6 +38,8 @@ SMALL = Size(orders_max=2, skus_max=2, locations_max=2)
 LARGE = Size(orders_max=6, skus_max=4, locations_max=2)
 _LARGE_SHARE = 0.15
 
+# Most of what can happen to an order happens to the web shop's.
+_CHANNEL_WEIGHTS = {Feature.SHOPIFY: 4, Feature.AMAZON: 2, Feature.POS: 1}
 _ORDERS = {Feature.SHOPIFY: web_order, Feature.AMAZON: marketplace_order, Feature.POS: till_sale}
 
 
@@ -75,12 +77,14 @@ def workload(seed: int, size: Size | None = None, *, start: datetime = T0) -> Wo
         skus=rng.randint(1, size.skus_max),
         locations=2 if size.locations_max > 1 and Feature.TWO_LOCATIONS in script.enabled else 1,
     )
-    channels = [channel for channel in _ORDERS if channel in script.enabled]
+    channels = [channel for channel in _CHANNEL_WEIGHTS if channel in script.enabled]
+    weights = [_CHANNEL_WEIGHTS[channel] for channel in channels]
     sales: list[Sale] = []
     at_s = 0.0
     for number in range(1, rng.randint(1, size.orders_max) + 1):
         at_s += script.gap_s()
-        sale = _ORDERS[rng.choice(channels)](world, number, at_s)
+        (channel,) = rng.choices(channels, weights)
+        sale = _ORDERS[channel](world, number, at_s)
         sales.append(sale)
         change(world, sale)
         give_back(world, sale)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from crossdock_canonical.identity import OrderId, order_id, settlement_id
@@ -149,7 +150,7 @@ def _send(
         line_count=len(file.lines),
         control_sum_minor=file.sum_minor,
         declared_total=Money(minor=declared_minor, currency=currency),
-        deposited_at=script.moment(at_s),
+        deposited_at=script.start + timedelta(days=2),
     )
     if script.on(Feature.SETTLEMENT_INCOMPLETE, 0.25):
         batches.pop()  # The sender died on the way, and nobody has sent the file again yet.
