@@ -54,12 +54,13 @@ def admin(broker: Broker) -> Iterator[Admin]:
 
 def test_topics_are_created_as_the_catalogue_says(small_catalogue: Small, admin: Admin) -> None:
     report = apply_catalogue(small_catalogue.repository, admin)
-    assert report == {"created": 5, "existing": 0, "groups": 1}
+    assert report == {"created": 6, "existing": 0, "groups": 1}
     reader = small_catalogue.reader
     kept = {
         small_catalogue.events: "delete",
         names.dead_letter_topic(reader): "delete",
         names.retry_topic(reader): "delete",
+        names.journal_topic(reader): "delete",
         small_catalogue.table: "compact",
         names.changelog_topic(reader): "compact",
     }
@@ -72,7 +73,7 @@ def test_applying_twice_changes_nothing(small_catalogue: Small, admin: Admin) ->
     apply_catalogue(small_catalogue.repository, admin)
     before = {topic: admin.topic_id(topic) for topic in admin.topics()}
     offsets = admin.group_offsets(names.group(small_catalogue.reader))
-    assert apply_catalogue(small_catalogue.repository, admin) == {"created": 0, "existing": 5, "groups": 1}
+    assert apply_catalogue(small_catalogue.repository, admin) == {"created": 0, "existing": 6, "groups": 1}
     assert before.items() <= {topic: admin.topic_id(topic) for topic in admin.topics()}.items()
     assert admin.group_offsets(names.group(small_catalogue.reader)) == offsets
 
@@ -120,7 +121,7 @@ def test_the_whole_catalogue_can_be_applied() -> None:
     report = apply_catalogue(found, admin)
     services = {service for topic in found.topics.values() for service in topic.consumers}
     assert report == {
-        "created": len(found.topics) + 3 * len(services),
+        "created": len(found.topics) + 4 * len(services),
         "existing": 0,
         "groups": len(services),
     }

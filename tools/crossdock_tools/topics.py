@@ -16,6 +16,7 @@ from crossdock_tools.schemas.contracts import ContractError, Repository, Topic
 app = typer.Typer(help="Create the catalogue's topics and consumer groups.", no_args_is_help=True)
 
 _DAY_MS = 24 * 3600 * 1000
+_RETENTION_DAYS = 14
 _DEAD_LETTER_DAYS = 90
 #: Compacted topics keep tombstones for a week: a store older than that is rebuilt rather than trusted.
 _COMPACTED = {
@@ -123,7 +124,9 @@ def topic_specs(found: Repository, replication: int) -> list[TopicSpec]:
     specs = []
     for topic in found.topics.values():
         configs = (
-            _COMPACTED if topic.compacted else {"retention.ms": str((topic.retention_days or 14) * _DAY_MS)}
+            _COMPACTED
+            if topic.compacted
+            else {"retention.ms": str((topic.retention_days or _RETENTION_DAYS) * _DAY_MS)}
         )
         specs.append(TopicSpec(topic.name, topic.partitions, replication, configs))
     for service, inputs in group_inputs(found).items():
@@ -132,6 +135,10 @@ def topic_specs(found: Repository, replication: int) -> list[TopicSpec]:
         specs.append(TopicSpec(names.changelog_topic(service), partitions, replication, _COMPACTED))
         specs.append(TopicSpec(names.dead_letter_topic(service), partitions, replication, long))
         specs.append(TopicSpec(names.retry_topic(service), partitions, replication, long))
+        # A journal is worth something for as long as the inputs that it orders are there.
+        days = max(topic.retention_days or _RETENTION_DAYS for topic in inputs)
+        replayable = {"retention.ms": str(days * _DAY_MS)}
+        specs.append(TopicSpec(names.journal_topic(service), partitions, replication, replayable))
     return specs
 
 

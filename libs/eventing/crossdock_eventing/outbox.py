@@ -1,4 +1,4 @@
-"""What one transaction writes: events, table rows, states for the changelog, dead letters. Used by the worker alone.
+"""What one transaction writes: events, table rows, states for the changelog, dead letters, the journal. Used by the worker alone.
 
 Nothing is kept from one transaction to the next but the names of the topics.
 """
@@ -34,6 +34,7 @@ class Outbox:
         self._compacted = compacted
         self._group = names.group(service)
         self._dead_letters = names.dead_letter_topic(service)
+        self._journal = names.journal_topic(service)
         self._rows: dict[tuple[str, bytes], tuple[Any, Meta, Trace | None]] = {}
 
     def begin(self, producer: Producer, now: datetime) -> None:
@@ -81,6 +82,16 @@ class Outbox:
             for name, value in task.state.changes():
                 self._to_changelog(task, name, value)
             self._to_changelog(task, OFFSETS_KEY, task.book())
+
+    def journal(self, task: Task, turn: bytes) -> None:
+        """Write the task's record of the journal."""
+        self._producer.produce(
+            self._journal,
+            partition=task.partition,
+            key=str(task.partition).encode(),
+            value=turn,
+            timestamp_ms=self._now_ms,
+        )
 
     def _produce(self, record: Any, key: bytes, meta: Meta, trace: Trace | None) -> None:
         self._producer.produce(

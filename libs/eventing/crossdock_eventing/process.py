@@ -43,6 +43,7 @@ class ProcessSettings(BaseSettings):
         "INFO", validation_alias="CROSSDOCK_LOG_LEVEL"
     )
     commit_interval_ms: int = Field(20, ge=1, validation_alias="CROSSDOCK_COMMIT_INTERVAL_MS")
+    journal: Literal["on", "off"] = Field("on", validation_alias="CROSSDOCK_JOURNAL")
 
 
 def run(service: Service) -> NoReturn:
@@ -92,6 +93,7 @@ def _work(service: Service, settings: ProcessSettings, directory: Path, stopping
             pace=Pace(commit_interval_s=settings.commit_interval_ms / 1000),
             telemetry=telemetry,
             partition_of=native_partition_for,
+            journal=settings.journal == "on",
         )
         log.info("service.started", http_port=health.port, ordinal=settings.ordinal)
         try:

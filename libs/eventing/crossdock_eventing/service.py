@@ -105,6 +105,8 @@ class Service:
     timer: builds the command of a timer from its name and due time.
     calls: what the state says is outstanding at `port`.
     wants_cause: give `decide` the event id of the command as keyword `cause`.
+    answers: types of the commands that the port's answers carry; they are journaled, being in no topic.
+    ignored: type of the event, with a `code`, that says of a command that it changes nothing.
     """
 
     name: str
@@ -121,3 +123,5 @@ class Service:
     calls: Callable[[Any], tuple[Any, ...]] | None = None
     port: Port | None = None
     wants_cause: bool = False
+    answers: tuple[type[Any], ...] = ()
+    ignored: type[Any] | None = None

@@ -7,7 +7,8 @@ was asked for after the message had been polled; only then is the row known not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import structlog
@@ -15,6 +16,7 @@ import structlog
 from crossdock_eventing.broker.interface import Broker, Record, TopicPartition
 from crossdock_eventing.codec import Codec, Undecodable
 from crossdock_eventing.envelope import header
+from crossdock_eventing.plain import plain
 from crossdock_eventing.reading import read_up_to
 
 log = structlog.get_logger(__name__)
@@ -23,14 +25,20 @@ _DRAIN = 5_000
 
 
 class TableView:
-    """One table as a decider sees it (`Lookup`): rows by the first part of their key, in key order."""
+    """One table as a decider sees it (`Lookup`): rows by the first part of their key, in key order.
+
+    missed, read: whether a group was missing, and the groups asked for, since the decision began.
+    """
 
     def __init__(self) -> None:
         self._rows: dict[str, dict[str, Any]] = {}
         self._frozen: dict[str, tuple[Any, ...]] = {}
+        self._texts: dict[str, dict[str, str]] = {}
         self.missed = False
+        self.read: set[str] = set()
 
     def __call__(self, group: str) -> tuple[Any, ...]:
+        self.read.add(group)
         found = self._frozen.get(group)
         if found is None:
             rows = self._rows.get(group)
@@ -44,10 +52,19 @@ class TableView:
         """Set a row, or delete it (a tombstone)."""
         group = key.split("|", 1)[0]
         self._frozen.pop(group, None)
+        if group in self._texts:
+            self._texts[group].pop(key, None)
         if row is None:
             self._rows.get(group, {}).pop(key, None)
         else:
             self._rows.setdefault(group, {})[key] = row
+
+    def text(self, group: str) -> str:
+        """The rows of a group as a JSON array, in key order. Rows that did not change are not written again."""
+        rows, texts = self._rows.get(group, {}), self._texts.setdefault(group, {})
+        for key in rows.keys() - texts.keys():
+            texts[key] = json.dumps(plain(rows[key]), separators=(",", ":"), ensure_ascii=False)
+        return f"[{','.join(texts[key] for key in sorted(texts))}]"
 
     def __len__(self) -> int:
         return sum(len(rows) for rows in self._rows.values())
@@ -97,13 +114,21 @@ class Tables:
             ends = {each: self._reader.watermarks(each).high for each in self._partitions}
             read_up_to(self._reader, ends, self._take)
 
-    def missed(self) -> bool:
-        """Whether a row was missing since `forget_misses`."""
-        return any(view.missed for view in self.views.values())
-
-    def forget_misses(self) -> None:
+    def begin_decision(self) -> None:
+        """Forget what was read and missed so far."""
         for view in self.views.values():
             view.missed = False
+            view.read.clear()
+
+    def missed(self) -> bool:
+        """Whether a row was missing since `begin_decision`."""
+        return any(view.missed for view in self.views.values())
+
+    def read(self) -> Iterator[tuple[str, str, str]]:
+        """Table, group and rows as JSON text of whatever was read since `begin_decision`."""
+        for name, view in self.views.items():
+            for group in sorted(view.read):
+                yield name, group, view.text(group)
 
     def close(self) -> None:
         if self._reader is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -24,7 +24,8 @@ from crossdock_eventing.broker.partitioner import partition_for
 from crossdock_eventing.calls import Calls
 from crossdock_eventing.clock import Clock, to_micros
 from crossdock_eventing.codec import Codec, Undecodable
-from crossdock_eventing.envelope import header, wrap
+from crossdock_eventing.decision import Cause, Decider, Decision
+from crossdock_eventing.journal import Journal
 from crossdock_eventing.keyvalue import KeyValue
 from crossdock_eventing.outbox import Outbox
 from crossdock_eventing.registry import SchemaSource
@@ -35,8 +36,6 @@ from crossdock_eventing.task import Task
 from crossdock_eventing.telemetry import Telemetry, Trace
 
 log = structlog.get_logger(__name__)
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,16 +62,6 @@ class _Polled:
     poll: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Cause:
-    """What the outputs of one decision descend from."""
-
-    causation_id: str
-    correlation_id: str
-    attributes: Any
-    trace: Trace | None
-
-
 @dataclass(slots=True)
 class _Batch:
     """What one transaction has done so far."""
@@ -90,6 +79,7 @@ class Worker:
     """One instance of a service. `step` until done, then `close`.
 
     open_store: the local store of a partition number; it is closed when the partition leaves.
+    journal: write what the inputs alone do not tell of every transaction, so that it can be replayed.
     Raises, from the constructor or `step`: Fenced (a twin took over: exit), UnknownSchema, RegistryUnavailable, OffsetMissing,
     BrokerRefused, UnequalPartitions.
     """
@@ -106,6 +96,7 @@ class Worker:
         pace: Pace | None = None,
         telemetry: Telemetry | None = None,
         partition_of: Callable[[bytes, int], int] = partition_for,
+        journal: bool = True,
     ) -> None:
         self._service = service
         self._broker = broker
@@ -113,18 +104,23 @@ class Worker:
         self._open_store = open_store
         self._pace = pace or Pace()
         self._telemetry = telemetry or Telemetry(service.name)
-        self._partition_of = partition_of
         self._group = names.group(service.name)
         self._transactional_id = names.transactional_id(service.name, ordinal)
         self._changelog = names.changelog_topic(service.name)
         self._dead_letters = names.dead_letter_topic(service.name)
-        self._source = f"/crossdock/{service.name}"
-        self._handled = {kind.SCHEMA.encode() for kind in service.inputs}
         self._topics = sorted({kind.TOPIC for kind in service.inputs})
-        self._outputs = frozenset(service.outputs)
+        self._journal = Journal(service.answers, on=journal)
 
         admin = broker.admin()
-        self._partitions = _partition_count(admin, [*self._topics, self._changelog, self._dead_letters])
+        self._partitions = _partition_count(
+            admin,
+            [
+                *self._topics,
+                self._changelog,
+                self._dead_letters,
+                *([names.journal_topic(service.name)] if journal else ()),
+            ],
+        )
         compacted = {
             kind.TOPIC
             for kind in service.outputs
@@ -140,6 +136,7 @@ class Worker:
             ],
             read=[*service.inputs, *service.states, *service.tables.values()],
         )
+        self._decider = Decider(service, self._codec, partitions=self._partitions, partition_of=partition_of)
         self._outbox = Outbox(service.name, self._codec, compacted=frozenset(compacted))
         self._tables = Tables(broker, self._codec, service.tables, self._telemetry.row_unreadable)
         self._tables.catch_up()
@@ -330,6 +327,7 @@ class Worker:
             self._producer.begin()
             group = self._consumer.group_metadata()
             self._outbox.begin(self._producer, batch.now)
+            self._journal.begin(batch.now)
             self._work_off(batch, timers)
             batch.touched.update((task.partition, task) for task in self._tasks.values() if not task.booked)
             if not batch.touched:
@@ -339,6 +337,8 @@ class Worker:
             offsets: dict[TopicPartition, int] = {}
             for task in batch.touched.values():
                 offsets.update(task.offsets())
+                if self._journal.on:
+                    self._outbox.journal(task, self._journal.record(task.partition))
             # Offsets of every touched task, with or without new input: this is what stops a zombie.
             self._producer.send_offsets(offsets, group)
             self._producer.commit()
@@ -359,9 +359,11 @@ class Worker:
         while self._calls.answers:
             answer = self._calls.answers[0]
             task = self._tasks[self._calls.partition_of(answer)]
-            cause = _Cause(self._calls.cause_of(answer), answer.state_key, {}, None)
-            if not self._decide(batch, task, answer.state_key, answer.command, cause, self._polls):
+            cause = self._decider.answer_cause(answer.state_key, self._calls.cause_of(answer))
+            decision = self._decide(batch, task, answer.state_key, answer.command, cause, self._polls)
+            if decision is None:
                 return
+            self._journal.answered(task.partition, answer, cause.causation_id, decision.ignored)
             self._calls.settle(answer)
             batch.done += 1
         waiting: deque[_Polled] = deque()
@@ -380,15 +382,14 @@ class Worker:
         if self._buffer:
             return
         for task, timer in timers:
-            due = _EPOCH + timedelta(microseconds=timer.due_us)
-            state = task.state.get(timer.key)
-            if state is None or state.timers.get(timer.name) != due:
+            due = self._decider.timer(timer, task.state.get(timer.key))
+            if due is None:
                 continue  # a message of this transaction moved or removed it
-            causation = f"timer/{timer.key}/{timer.name}/{timer.due_us}"
-            command = self._service.timer(timer.name, due)
-            cause = _Cause(causation, timer.key, {}, None)
-            if not self._decide(batch, task, timer.key, command, cause, self._polls):
+            command, cause = due
+            decision = self._decide(batch, task, timer.key, command, cause, self._polls)
+            if decision is None:
                 return
+            self._journal.fired(task.partition, timer, decision.ignored)
             batch.done += 1
 
     def _process(self, batch: _Batch, polled: _Polled) -> object:
@@ -398,38 +399,22 @@ class Worker:
             return _DONE
         if task.held_until_s is not None:
             return _WAIT
-        kind = header(record.headers, "event_type")
-        if kind is not None and kind not in self._handled:
-            self._enter(batch, task, record)
-            return _DONE
         try:
-            if not record.key:
-                raise Undecodable("contract.missing_key", "keyed topics have non-empty keys")
-            if self._partition_of(record.key, self._partitions) != record.partition:
-                raise Undecodable(
-                    "contract.misrouted_key", f"the key does not belong to partition {record.partition}"
-                )
-            meta, command = self._codec.decode(record.value, record.headers)
-            key = record.key.decode() if self._service.state_key is None else self._service.state_key(command)
-            if "\0" in key:
-                raise Undecodable("contract.bad_key", "a NUL divides the parts of the store's own keys")
+            message = self._decider.message(record)
         except Undecodable as error:
             self._dead_letter(batch, task, record, code=error.code, detail=error.detail, error=error)
             return _DONE
-        except UnicodeDecodeError as error:
-            self._dead_letter(batch, task, record, code="contract.bad_key", detail=str(error), error=error)
-            return _DONE
-        if type(command) not in self._service.inputs:
+        if message is None:
             self._enter(batch, task, record)
             return _DONE
         trace = self._telemetry.continue_trace(record, self._group)
-        cause = _Cause(meta.event_id, meta.correlation_id, meta.attributes, trace)
         try:
-            if not self._decide(batch, task, key, command, cause, polled.poll):
-                return _STOP
+            decision = self._decide(
+                batch, task, message.key, message.command, message.cause, polled.poll, trace
+            )
         except self._service.retryable as error:
             task.held_until_s = self._clock.monotonic_s() + error.after_s  # type: ignore[attr-defined]
-            log.warning("message.retry_later", correlation_id=meta.correlation_id, detail=str(error))
+            log.warning("message.retry_later", correlation_id=message.cause.correlation_id, detail=str(error))
             return _WAIT
         except self._service.rejected as error:
             self._dead_letter(batch, task, record, code=error.code, detail=error.detail, error=error)  # type: ignore[attr-defined]
@@ -437,46 +422,44 @@ class Worker:
         finally:
             if trace is not None:
                 trace.end()
+        if decision is None:
+            return _STOP
+        if decision.ignored is not None:
+            self._journal.ignored(task.partition, record.topic, record.offset, decision.ignored)
         self._enter(batch, task, record)
         return _DONE
 
-    def _decide(self, batch: _Batch, task: Task, key: str, command: Any, cause: _Cause, poll: int) -> bool:
-        """Decide one command and apply what follows; False when it must wait for a broadcast table."""
-        state = task.state.get(key)
-        self._tables.forget_misses()
+    def _decide(
+        self,
+        batch: _Batch,
+        task: Task,
+        key: str,
+        command: Any,
+        cause: Cause,
+        poll: int,
+        trace: Trace | None = None,
+    ) -> Decision | None:
+        """Decide one command and apply what follows; None when it must wait for a broadcast table."""
+        self._tables.begin_decision()
         try:
-            asked_for = {"cause": cause.causation_id} if self._service.wants_cause else {}
-            events = self._service.decide(command, state, now=batch.now, **self._tables.views, **asked_for)
+            decision = self._decider.decide(
+                command, task.state.get(key), cause=cause, now=batch.now, tables=self._tables.views
+            )
         except (self._service.rejected, self._service.retryable):
             if self._row_may_be_late(poll):
-                return False
+                return None
+            self._journal.looked_up(task.partition, self._tables.read())
             raise
         if self._row_may_be_late(poll):
-            return False
-        outputs = []
-        for event in events:
-            state = self._service.evolve(state, event)
-            if type(event) in self._outputs:
-                outputs.append(event)
+            return None
+        self._journal.looked_up(task.partition, self._tables.read())
+        for event in decision.events:
             self._telemetry.decided(event)
-        task.state.set(key, state)
+        task.state.set(key, decision.state)
         batch.touched[task.partition] = task
-        seen: set[str] = set()
-        for record in outputs:
-            meta = wrap(
-                record,
-                causation_id=cause.causation_id,
-                correlation_id=cause.correlation_id,
-                now=batch.now,
-                source=self._source,
-                attributes=cause.attributes,
-            )
-            assert meta.event_id not in seen, (
-                f"two {record.SCHEMA} of one decision share their identity {record.IDENTITY}"
-            )
-            seen.add(meta.event_id)
-            self._outbox.publish(record, meta, cause.trace)
-        return True
+        for record, meta in decision.outputs:
+            self._outbox.publish(record, meta, trace)
+        return decision
 
     def _row_may_be_late(self, poll: int) -> bool:
         """Whether the decision missed a table row that the tables, last read up to an end before `poll`, may yet bring."""
@@ -489,11 +472,14 @@ class Worker:
         self, batch: _Batch, task: Task, record: Record, *, code: str, detail: str, error: BaseException
     ) -> None:
         self._outbox.dead_letter(record, task, code=code, detail=detail, error=error)
+        self._journal.rejected(task.partition, record.topic, record.offset, code)
         self._telemetry.dead_lettered(code)
         self._enter(batch, task, record)
 
     def _enter(self, batch: _Batch, task: Task, record: Record) -> None:
+        before = task.next_offsets[record.topic]
         task.processed(record)
+        self._journal.entered(task.partition, record.topic, before, record.offset + 1)
         batch.touched[task.partition] = task
         batch.done += 1
 

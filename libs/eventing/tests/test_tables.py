@@ -202,7 +202,7 @@ def test_misses_are_of_any_table_and_forgotten_on_request(topics: TopicBench) ->
     assert not tables.missed()
     tables.views["prices"]("tee")
     assert tables.missed()
-    tables.forget_misses()
+    tables.begin_decision()
     assert not tables.missed()
 
 

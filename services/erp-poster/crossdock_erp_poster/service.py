@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from crossdock_canonical.decider import Rejected, Retryable, TimerFired
+from crossdock_canonical.decider import Ignored, Rejected, Retryable, TimerFired
 from crossdock_canonical.records import (
     CreditGranted,
     ErpDocumentFailed,
@@ -21,6 +21,7 @@ from crossdock_canonical.records import (
 from crossdock_erp_poster.decide import calls, decide
 from crossdock_erp_poster.documents import chain_of
 from crossdock_erp_poster.evolve import evolve
+from crossdock_erp_poster.model import ErpAnswered
 from crossdock_erp_poster.port import ErpPort
 from crossdock_erp_poster.settings import Settings
 from crossdock_erp_poster.state_records import ChainState
@@ -47,10 +48,12 @@ def service(settings: Settings, port: Port | None = None) -> Service:
         outputs=(ErpDocumentPosted, ErpDocumentFailed),
         states=(ChainState,),
         timer=TimerFired,
+        ignored=Ignored,
         rejected=Rejected,
         retryable=Retryable,
         state_key=chain_of,
         calls=calls,
         wants_cause=True,
         port=port or ErpPort(settings),
+        answers=(ErpAnswered,),
     )

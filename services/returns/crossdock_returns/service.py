@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from crossdock_canonical.decider import Rejected, Retryable, TimerFired
+from crossdock_canonical.decider import Ignored, Rejected, Retryable, TimerFired
 from crossdock_canonical.records import (
     CreditGranted,
     CreditProposed,
@@ -50,6 +50,7 @@ def service(settings: Settings) -> Service:
         ),
         states=(OrderReturns,),
         timer=TimerFired,
+        ignored=Ignored,
         rejected=Rejected,
         retryable=Retryable,
     )

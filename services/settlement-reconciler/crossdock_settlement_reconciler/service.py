@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from crossdock_canonical.decider import Rejected, Retryable, TimerFired
+from crossdock_canonical.decider import Ignored, Rejected, Retryable, TimerFired
 from crossdock_canonical.records import (
     LinesMatched,
     MatchLines,
@@ -42,6 +42,7 @@ def service(settings: Settings) -> Service:
         outputs=(LinesMatched, SettlementProved, SettlementRefused),
         states=(OrderExpectation, SettlementProgress),
         timer=TimerFired,
+        ignored=Ignored,
         rejected=Rejected,
         retryable=Retryable,
         state_key=state_key,

@@ -218,7 +218,7 @@ def test_a_held_partition_goes_on_in_order_at_the_message_that_asked(
             command = replace(command, reference="now")
         return decide(command, state, **more)
 
-    monkeypatch.setattr(worker, "_service", replace(bench.service, decide=patient))
+    monkeypatch.setattr(worker._decider, "_service", replace(bench.service, decide=patient))
     bench.settle(worker)
     assert len(bench.published(Added)) == 1, "not before its time"
     bench.clock.advance(Later.after_s)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar
 
 from crossdock_eventing import names
@@ -17,7 +18,7 @@ from crossdock_eventing.broker.partitioner import partition_for
 from crossdock_eventing.clock import ManualClock, SystemClock
 from crossdock_eventing.codec import Codec
 from crossdock_eventing.envelope import headers, wrap
-from crossdock_eventing.keyvalue import MemoryKeyValue
+from crossdock_eventing.keyvalue import KeyValue, MemoryKeyValue
 from crossdock_eventing.registry import MemoryRegistry
 from crossdock_eventing.service import Answer, Service
 from crossdock_eventing.worker import Pace, Worker
@@ -288,6 +289,7 @@ def toy_service(name: str, *, with_rates: bool = False, port: ManualPort | None 
         else lambda state: (Ask(state.asking, state.asked_by),) if state.asking else (),
         port=port,
         wants_cause=True,
+        answers=(Told,),
     )
 
 
@@ -302,6 +304,7 @@ def prepare(admin: Admin, name: str) -> None:
             ),
             TopicSpec(names.changelog_topic(name), PARTITIONS, configs=compact),
             TopicSpec(names.dead_letter_topic(name), PARTITIONS),
+            TopicSpec(names.journal_topic(name), PARTITIONS),
         ]
     )
     admin.initialise_group(
@@ -334,16 +337,20 @@ class Bench:
         self.workers: dict[int, Worker] = {}
         self._senders = 0
 
-    def worker(self, ordinal: int = 0, **pace: Any) -> Worker:
-        def open_store(partition: int) -> MemoryKeyValue:
-            return self.disks.setdefault((ordinal, partition), MemoryKeyValue())
+    def broker_of(self, ordinal: int) -> Any:
+        """What the worker of this number reaches the cluster by."""
+        return self.broker
 
+    def open_store(self, ordinal: int, partition: int) -> KeyValue:
+        return self.disks.setdefault((ordinal, partition), MemoryKeyValue())
+
+    def worker(self, ordinal: int = 0, **pace: Any) -> Worker:
         self.workers[ordinal] = Worker(
             self.service,
-            broker=self.broker,
+            broker=self.broker_of(ordinal),
             registry=self.registry,
             clock=self.clock,
-            open_store=open_store,
+            open_store=partial(self.open_store, ordinal),
             ordinal=ordinal,
             pace=Pace(**{"commit_interval_s": 0.0, **pace}),
         )
