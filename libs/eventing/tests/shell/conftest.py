@@ -1,20 +1,23 @@
-"""The toy service of `toy.py` as fixtures: `bench` in memory, `either_bench` in memory and on Kafka."""
+"""The toy service of `toy.py` as fixtures: `bench` in memory, `either_bench` in memory and on Kafka, `troubles` with faults."""
 
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the tests share `toy`; nothing else imports it
 
 from toy import RECORDS, Bench, KafkaBench
+from troubles import KafkaTroubles, MemoryTroubles, Troubled
 
 from crossdock_eventing.broker.confluent import ConfluentBroker
 
 BenchFactory = Callable[..., Bench]
+TroubledFactory = Callable[..., Troubled]
 
 
 @pytest.fixture
@@ -58,3 +61,30 @@ def new_bench(request: pytest.FixtureRequest) -> BenchFactory:
 @pytest.fixture
 def either_bench(new_bench: BenchFactory) -> Bench:
     return new_bench()
+
+
+@pytest.fixture
+def new_kafka_troubles(kafka_bootstrap: str, own_topics: str) -> Iterator[TroubledFactory]:
+    made: list[KafkaTroubles] = []
+
+    def make(**more: Any) -> Troubled:
+        made.append(KafkaTroubles(kafka_bootstrap, own_topics, **more))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.close()
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
+def new_troubles(request: pytest.FixtureRequest) -> TroubledFactory:
+    """Makes the bench on which every trouble can be forced, on either broker."""
+    if request.param == "memory":
+        return MemoryTroubles
+    factory: TroubledFactory = request.getfixturevalue("new_kafka_troubles")
+    return factory
+
+
+@pytest.fixture
+def troubles(new_troubles: TroubledFactory) -> Troubled:
+    return new_troubles()
