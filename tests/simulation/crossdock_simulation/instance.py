@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from math import inf
 from typing import Protocol
 
 from crossdock_eventing.broker.failure import BrokerUnavailable, Fenced
@@ -87,6 +88,12 @@ class Instance:
         self._gated: GatedBroker | None = None
         self._disks: dict[int, Disk] = {}
         self._say = say
+        self._readable = broker.readable(
+            {kind.TOPIC for kind in (*service.inputs, *service.tables.values())}
+        )
+        self._awake = True
+        self._wakes_s = 0.0
+        self._seen = 0
 
     @property
     def partitions(self) -> frozenset[int]:
@@ -98,8 +105,32 @@ class Instance:
 
         Raises whatever is no anticipated end of a process.
         """
+        if self._sleeps():
+            return False
         self._gate.stirred = False
-        return bool(self._step()) or self._gate.stirred
+        moved = bool(self._step()) or self._gate.stirred
+        self._awake = moved or self.worker is None
+        if not self._awake:
+            self._lie_down()
+        return moved
+
+    def wake(self) -> None:
+        """Something about it changed that it cannot see: step it again."""
+        self._awake = True
+
+    def _lie_down(self) -> None:
+        """Its step found nothing to do: until its inputs grow or time brings something, neither will another."""
+        assert self.worker is not None
+        due_s = self.worker.due_in_s()
+        moments = [None if due_s is None else self.clock.monotonic_s() + due_s, self.port_next_s()]
+        self._wakes_s = min((at_s for at_s in moments if at_s is not None), default=inf)
+        self._seen = self._readable()
+
+    def _sleeps(self) -> bool:
+        if self._awake or self.stopping or self.clock.monotonic_s() >= self._wakes_s:
+            return False
+        assert self._gated is not None
+        return self._readable() == self._seen and all(each.at_rest for each in self._gated.consumers)
 
     def _step(self) -> int:
         try:
@@ -143,6 +174,7 @@ class Instance:
 
     def fall_silent(self) -> None:
         """Its heartbeats end: it stands still, or is no more."""
+        self.wake()
         for consumer in self._gated.consumers if self._gated is not None else ():
             consumer.vanish()
 

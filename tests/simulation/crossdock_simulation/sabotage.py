@@ -77,6 +77,7 @@ def strike(world: World, instance: Instance, fault: Fault) -> None:
             world.later(20.0, lambda: twin.stop(for_good=True))  # somebody notices
         case "clock_skewed":
             instance.clock.skew_s += size
+            instance.wake()
         case "clock_leapt":
             world.leap_after_round(size)
         case "gateway_killed":

@@ -1,6 +1,6 @@
 """The entrance to the in-memory broker: the factory of its clients, and its admin."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from crossdock_eventing.broker.failure import BrokerRefused
 from crossdock_eventing.broker.interface import TopicDescription, TopicPartition, TopicSpec, Watermarks
@@ -31,6 +31,11 @@ class MemoryBroker:
 
     def admin(self) -> "MemoryAdmin":
         return MemoryAdmin(self._cluster)
+
+    def readable(self, topics: Iterable[str]) -> Callable[[], int]:
+        """A function that tells how much of these topics committed readers have before them: it grows with every commit."""
+        logs = [log for topic in topics for log in self._cluster.topic(topic).logs]
+        return lambda: sum([log.last_stable_offset for log in logs])
 
     def compact(self, topic: str, *, tombstones_before_ms: int | None = None) -> None:
         """Compact every partition now; tombstones stamped before the given time go too."""

@@ -199,6 +199,12 @@ class MemoryConsumer:
                 self._group.leave(self._member, self._cluster.counts(), now_ms)
         self._member = None
 
+    @property
+    def at_rest(self) -> bool:
+        """It is a member that holds all it shall hold, and nothing else."""
+        member = self._member
+        return member is not None and member.member_id in self._group.members and self._owned == member.target
+
     def vanish(self) -> None:
         """The process of this consumer died or stands still: its session runs from now."""
         if self._member is not None and self._member.member_id in self._group.members:
