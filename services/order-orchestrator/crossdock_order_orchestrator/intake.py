@@ -184,7 +184,11 @@ def _revise(decision: Decision, snapshot: ChannelOrderReceived, items: Lookup[It
             exploded = _explode(added, snapshot.currency, items, routed=True)
             if released:
                 too_late = too_late or added.units > 0
-                exploded = tuple(replace(line, units=0, waiting=0, soft=0) for line in exploded)
+                # What is not accepted is worth nothing: money that was taken for it is overpaid.
+                zero = Amounts.zero(snapshot.currency)
+                exploded = tuple(
+                    replace(line, units=0, waiting=0, soft=0, open_amounts=zero) for line in exploded
+                )
             lines.extend(exploded)
     repriced = tuple(
         line if line.line_id in reductions else replace(line, open_amounts=_repriced(line)) for line in lines

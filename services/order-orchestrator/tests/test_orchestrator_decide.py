@@ -897,6 +897,16 @@ class TestEdits:
         assert edited.state.lines[0].units == 2
         assert not edited.all(ReserveStock)
 
+    def test_a_new_line_after_release_is_worth_nothing_and_its_money_goes_back(self) -> None:
+        order = an_order(a_line(SHIRT, "SHIRT", 2, worth(2000, 380)))
+        released = spec().after(order, reserved(1, (SHIRT, "SHIRT", 2, 0)))
+        edited = released.when(self.edited(2, 1))
+        assert edited.one(OrderHeld).reason_code == "order.change_after_release"
+        assert captured_minor(edited.state) == 2380 + 595 + 400
+        assert total_minor(edited.state) == 2380 + 400
+        refunded = fire(edited.specification, "refund")
+        assert refunded.one(RefundPayment).amount == eur(595)
+
     def test_fewer_units_after_release_ask_fulfilment_and_keep_the_channels_worth(self) -> None:
         cheaper = an_order(
             a_line(SHIRT, "SHIRT", 1, worth(1001, 190)), a_line(MUG, "MUG", 1, worth(500, 95)), revision=3
