@@ -67,10 +67,8 @@ def convergence(evidence: Evidence, _books: Books) -> tuple[Check, ...]:
         if order is None or not snapshots:
             continue
         latest = max(snapshots, key=lambda each: (each.body.revision_at, each.body.revision_id))
-        # A message after the end changes nothing any more, whatever it says.
-        is_late = order.is_ended and not any(
-            each.meta.causation_id == latest.meta.event_id for each in order.entries
-        )
+        # A message after the end changes no line any more, whatever it says.
+        is_late = order.is_ended and latest.meta.event_id not in order.causes_until_end()
         _check_units(order, entries, latest.body, parts, taken_back, units, is_late=is_late)
         if not is_late:
             _check_worth(order, [each.body for each in snapshots], latest.body, parts, worth)
@@ -124,9 +122,14 @@ class _TakenBack:
         for (order_id, line_id, _), units in asked.items():
             self.unanswered[order_id, line_id] += max(0, units)
 
-    def was_edit(self, cancelled: Entry) -> bool:
-        """Whether units were cancelled because a revision of the order has fewer of them."""
+    def was_edit(self, order: Narration, cancelled: Entry) -> bool:
+        """Whether units were cancelled because a revision of the order has fewer of them.
+
+        With the first revision come cancellations and refunds that were there before the order.
+        """
         cause = cancelled.meta.causation_id
+        if cause == order.entries[0].meta.causation_id:
+            return False
         for entry in self._evidence.by_id(cause):
             if isinstance(entry.body, FulfillmentCancelled):
                 cause = self._asked_by.get(entry.body.cancel_id, "")
@@ -153,13 +156,15 @@ def _check_units(
         return
     cancelled: Counter[str] = Counter()
     for entry in order.entries:
-        if isinstance(entry.body, OrderCancelled) and not taken_back.was_edit(entry):
+        if isinstance(entry.body, OrderCancelled) and not taken_back.was_edit(order, entry):
             for each in entry.body.lines:
                 cancelled[each.line_id] += each.units
     is_withdrawn = any(
         each.body.kind is IntakeKind.CANCEL or each.body.status is ChannelStatus.CANCELLED for each in entries
     )
-    may_be_less = is_late or any(each.reason_code == _CHANGED_TOO_LATE for each in order.holds)
+    may_be_less = (
+        is_late or is_withdrawn or any(each.reason_code == _CHANGED_TOO_LATE for each in order.holds)
+    )
     wanted: dict[str, int] = {}
     for line in latest.lines:
         wanted |= {line_id: line.units * per_unit for line_id, per_unit in parts.of(line).items()}

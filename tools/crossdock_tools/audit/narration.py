@@ -59,6 +59,15 @@ class Narration:
     def is_ended(self) -> bool:
         return self.completed is not None or self.is_cancelled or self.is_rejected
 
+    def causes_until_end(self) -> set[str]:
+        """Causes of all that was told up to the order's end, the end's own included."""
+        causes: set[str] = set()
+        for entry in self.entries:
+            causes.add(entry.meta.causation_id)
+            if _ends(entry.body):
+                break
+        return causes
+
     def live(self, line_id: str) -> int:
         """Units of a line that are not cancelled."""
         if self.is_cancelled or self.is_rejected:
@@ -123,6 +132,13 @@ class Narration:
                 self.completed = event
             case OrderRejected():
                 self.is_rejected = True
+
+
+def _ends(event: object) -> bool:
+    """Whether the order has ended with it."""
+    return isinstance(event, OrderCompleted | OrderRejected) or (
+        isinstance(event, OrderCancelled) and event.complete
+    )
 
 
 def narrations(evidence: Evidence) -> dict[str, Narration]:

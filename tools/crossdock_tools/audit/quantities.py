@@ -176,10 +176,9 @@ def _check_state(order: Narration, state: Mapping[str, Any], finding: Finding) -
         finding.same(f"{what}: shipped units", order.shipped[line_id], line["shipped"])
         if not is_nothing:
             finding.same(f"{what}: cancelled units", order.cancelled[line_id], line["cancelled"])
-            told = order.lines.get(line_id)
-            worth = Amounts.from_avro(line["open_amounts"]) + Amounts.from_avro(line["shipped_amounts"])
-            amounts = Amounts.zero(worth.currency) if told is None else told.amounts
-            finding.same(f"{what}: worth", amounts, worth)
+        told = None if is_nothing else order.lines.get(line_id)
+        worth = Amounts.from_avro(line["open_amounts"]) + Amounts.from_avro(line["shipped_amounts"])
+        finding.same(f"{what}: worth", Amounts.zero(worth.currency) if told is None else told.amounts, worth)
 
 
 CHECKS = (quantities,)

@@ -92,7 +92,8 @@ class _Replay:
         """One message of a sku, with all that it led to."""
         body = entry.body
         books = self.books.setdefault(body.sku, SkuBooks(body.sku))
-        effects = self.effects.get(entry.meta.event_id, ())
+        # A message that came twice led to something only once.
+        effects = self.effects.pop(entry.meta.event_id, ())
         match body:
             case ReserveStock():
                 self._reserve(books, entry, body, effects)
@@ -297,7 +298,9 @@ def _by_version(entries: Iterable[Entry], replay: _Replay) -> Iterator[Entry | F
             result.reserved for result in _results(entry.body, effects)
         )
         version = _version(effects) or (_EARLIEST if queues_up else 0)
-        queues[sku, entry.record.topic].append((replay.told_at.get(cause, _NEVER), version, entry))
+        # What led to nothing was taken at some time after it was written.
+        moment = replay.told_at.get(cause, entry.meta.recorded_at)
+        queues[sku, entry.record.topic].append((moment, version, entry))
     skus = {sku for sku, _ in queues}
     for cause, told in replay.effects.items():
         sku = next((str(each.sku) for each in told if isinstance(each, ReservationExpired)), "")
