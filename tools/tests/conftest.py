@@ -1,28 +1,37 @@
-"""A cluster in memory with the catalogue's topics, and the command line on it."""
+"""A cluster in memory with the catalogue's topics, the command line on it, and worlds put together by hand for the auditor."""
 
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import fastavro
 import pytest
 
 from crossdock_canonical.records import BY_NAME
 from crossdock_canonical.specification import T0
-from crossdock_eventing.broker.interface import Headers
+from crossdock_eventing import names
+from crossdock_eventing.broker.interface import Headers, Record, TopicPartition, TopicSpec
 from crossdock_eventing.broker.memory import MemoryBroker
+from crossdock_eventing.broker.partitioner import partition_for
 from crossdock_eventing.clock import ManualClock, to_micros
 from crossdock_eventing.codec import Codec
-from crossdock_eventing.envelope import Meta, headers, record_key
+from crossdock_eventing.deadletter import dead_letter_headers
+from crossdock_eventing.envelope import Meta, headers, record_key, wrap
 from crossdock_eventing.registry import MemoryRegistry
-from crossdock_tools import dead_letters, main, trace
+from crossdock_tools import auditing, dead_letters, main, trace
+from crossdock_tools.audit.auditor import Auditor
+from crossdock_tools.audit.books import NO_BOOKS, Books
+from crossdock_tools.audit.report import Check, Report
 from crossdock_tools.schemas.contracts import Repository
-from crossdock_tools.topics import apply_catalogue
+from crossdock_tools.topics import apply_catalogue, group_inputs
 
 REPOSITORY = Repository(Path(__file__).parents[2] / "schemas")
 
@@ -81,6 +90,156 @@ class MemoryCluster:
         )
 
 
+#: A state with nothing but timers, as a changelog holds it.
+_STATE = json.dumps(
+    {
+        "type": "record",
+        "name": "AnyState",
+        "namespace": "retail.state.test",
+        "fields": [
+            {
+                "name": "timers",
+                "type": {"type": "map", "values": {"type": "long", "logicalType": "timestamp-micros"}},
+            }
+        ],
+    }
+)
+_DAY_S = 86_400.0
+
+
+class World:
+    """Topics, states, journals and offsets as six services might have left them, put together by hand to plant a defect."""
+
+    def __init__(self, cluster: MemoryCluster) -> None:
+        self.cluster = cluster
+        self.broker, self.registry = cluster.broker(), cluster.registry()
+        self.inputs = {
+            service: [topic.name for topic in topics] for service, topics in group_inputs(REPOSITORY).items()
+        }
+        self._auditor = Auditor(REPOSITORY, self.registry)
+        self._deliveries = 0
+
+    def deliver(self, record: Any, *, delivery: str | None = None, day: float = 0.0) -> str:
+        """A message of the outside; the same delivery again is a repetition. Returns its event id."""
+        self._deliveries += 1
+        cause = delivery or f"delivery/{self._deliveries}"
+        return self._publish(record, "channel-gateway", cause, day)
+
+    def emit(self, service: str, record: Any, cause: str, *, day: float = 0.0) -> str:
+        """What a service published because of an event id or a timer. Returns its event id."""
+        return self._publish(record, f"/crossdock/{service}", cause, day)
+
+    def _publish(self, record: Any, source: str, cause: str, day: float) -> str:
+        now = T0 + timedelta(days=day)
+        meta = wrap(record, causation_id=cause, correlation_id="", now=now, source=source, attributes={})
+        self.publish(record, meta, day=day)
+        return meta.event_id
+
+    def publish(self, record: Any, meta: Meta, *, day: float = 0.0) -> None:
+        """A record under an envelope of the test's own."""
+        self.cluster.put(
+            record.TOPIC,
+            key=record_key(record).encode(),
+            value=self.cluster.codec.encode(record, meta),
+            headers=headers(meta, record.SCHEMA, None),
+            after_s=day * _DAY_S,
+        )
+
+    def partition(self, record: Any) -> int:
+        """Where a record lies."""
+        return partition_for(record_key(record).encode(), self.broker.admin().partitions(record.TOPIC))
+
+    def state(self, service: str, key: str, *, partition: int, day: float = 0.0, **due: datetime) -> None:
+        """A version of a state with these timers."""
+        schema_id = self.registry.id_of("any", _STATE)
+        body = BytesIO()
+        fastavro.schemaless_writer(body, fastavro.parse_schema(json.loads(_STATE)), {"timers": due})
+        value = struct.pack(">bI", 0, schema_id) + body.getvalue()
+        self._changelog(service, key, value, partition, day)
+
+    def forget(self, service: str, key: str, *, partition: int, day: float) -> None:
+        """The end of a state."""
+        self._changelog(service, key, None, partition, day)
+
+    def book(self, service: str, partition: int, **offsets: int) -> None:
+        """The book of input offsets in a changelog; topics by their name without `retail.` and `.v1`, dots as underscores."""
+        found = {f"retail.{topic.replace('_', '.')}.v1": offset for topic, offset in offsets.items()}
+        self._changelog(service, "\x00offsets", json.dumps(found).encode(), partition, 0.0)
+
+    def _changelog(self, service: str, key: str, value: bytes | None, partition: int, day: float) -> None:
+        topic = names.changelog_topic(service)
+        self.cluster.put(topic, key=key.encode(), value=value, partition=partition, after_s=day * _DAY_S)
+
+    def journal(self, service: str, partition: int, **parts: Any) -> None:
+        """One transaction in a service's journal."""
+        topic = names.journal_topic(service)
+        self.broker.admin().create_topics([TopicSpec(topic, 4)])
+        value = json.dumps({"v": 1, "now": to_micros(T0), **parts}).encode()
+        self.cluster.put(topic, key=str(partition).encode(), value=value, partition=partition)
+
+    def dead_letter(
+        self,
+        service: str,
+        topic: str,
+        partition: int,
+        offset: int,
+        *,
+        code: str = "test.code",
+        key: bytes = b"k",
+    ) -> None:
+        """A copy of a message that a service gave up on."""
+        original = Record(topic, partition, offset, 0, key, b"", ())
+        found = dead_letter_headers(original, code=code, detail="", error=None, group=names.group(service))
+        self.cluster.put(
+            names.dead_letter_topic(service), key=key, value=b"", headers=found, partition=partition
+        )
+
+    def commit(self, service: str, **next_offsets: int) -> None:
+        """What a service's group has taken: everything, but of these topics (named as in `book`) so much of each partition."""
+        admin = self.broker.admin()
+        offsets = {
+            each: admin.watermarks(each).high
+            for topic in self.inputs[service]
+            for each in (TopicPartition(topic, number) for number in range(admin.partitions(topic)))
+        }
+        for topic, offset in next_offsets.items():
+            name = f"retail.{topic.replace('_', '.')}.v1"
+            offsets |= {each: min(offset, end) for each, end in offsets.items() if each.topic == name}
+        consumer = self.broker.consumer(names.group(service), instance_id=None)
+        consumer.subscribe(
+            self.inputs[service],
+            on_assign=lambda _: None,
+            on_revoke=lambda _: None,
+            on_lost=lambda _: None,
+        )
+        while consumer.assignment() != offsets.keys():
+            consumer.poll(1, 0.0)
+        producer = self.broker.producer(f"commit-{service}")
+        producer.init_transactions()
+        producer.begin()
+        producer.send_offsets(offsets, consumer.group_metadata())
+        producer.commit()
+        consumer.close()
+
+    def commit_all(self) -> None:
+        """Every group has taken everything."""
+        for service in self.inputs:
+            self.commit(service)
+
+    def audit(self, books: Books = NO_BOOKS, *, drained: bool = False) -> Report:
+        return self._auditor.audit(self.broker, books, expect_drained=drained)
+
+    def check(self, name: str, books: Books = NO_BOOKS, *, drained: bool = False) -> Check:
+        """The check of this name."""
+        [found] = [each for each in self.audit(books, drained=drained).checks if each.name == name]
+        return found
+
+
+@pytest.fixture
+def world(cluster: MemoryCluster) -> World:
+    return World(cluster)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a command left behind."""
@@ -109,7 +268,7 @@ def crossdock(
     def reachable(**_: object) -> Iterator[MemoryCluster]:
         yield cluster
 
-    for module in (dead_letters, trace):
+    for module in (auditing, dead_letters, trace):
         monkeypatch.setattr(module, "reachable_cluster", reachable)
     monkeypatch.setenv("COLUMNS", "200")
 

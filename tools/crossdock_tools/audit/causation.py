@@ -144,10 +144,11 @@ class _Timers:
 
     def __init__(self, evidence: Evidence) -> None:
         self._evidence = evidence
+        self._journals = evidence.journaled
         self._fired: dict[str, set[str]] = {}
 
     def was_set(self, service: str, causation_id: str) -> bool:
-        if service in self._evidence.journaled:
+        if service in self._journals:
             return causation_id in self._journaled(service)
         changelog = self._evidence.changelogs.get(service)
         return changelog is not None and _in_history(changelog.history, causation_id)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from crossdock_eventing import names
 from crossdock_eventing.broker.interface import Record, TopicPartition
 from crossdock_eventing.envelope import header
 from crossdock_tools.audit.books import Books
-from crossdock_tools.audit.evidence import GATEWAY, Evidence, Letter, Turn, place
+from crossdock_tools.audit.evidence import GATEWAY, Evidence, Letter, place
 from crossdock_tools.audit.report import Check
 
 
@@ -52,8 +53,8 @@ def _runs(evidence: Evidence) -> Check:
                 if run.end <= run.start:
                     violations.append(f"{where} goes backwards")
                 elif expected is None:
-                    missed = _missed_at_start(evidence, turn, TopicPartition(run.topic, number), run.start)
-                    if missed:
+                    missed = evidence.count_between(TopicPartition(run.topic, number), 0, run.start)
+                    if missed and not _journal_is_cut(evidence, service, number):
                         violations.append(f"{where} starts after {missed} messages that nobody took")
                 elif run.start > expected:
                     violations.append(f"{where} leaves out {expected}..{run.start}")
@@ -63,10 +64,9 @@ def _runs(evidence: Evidence) -> Check:
     return Check(1, "runs join without gap or overlap", checked, tuple(violations), _journal_note(evidence))
 
 
-def _missed_at_start(evidence: Evidence, turn: Turn, partition: TopicPartition, start: int) -> int:
-    """Messages before the first run of an input; unknown, hence none, when the journal's own beginning is gone."""
-    journal = TopicPartition(turn.record.topic, turn.record.partition)
-    return 0 if evidence.ends[journal].low else evidence.count_between(partition, 0, start)
+def _journal_is_cut(evidence: Evidence, service: str, number: int) -> bool:
+    """Whether retention has taken the journal's beginning, so that it cannot tell of the first messages."""
+    return evidence.ends[TopicPartition(names.journal_topic(service), number)].low > 0
 
 
 def _fates(evidence: Evidence) -> Check:
@@ -98,8 +98,9 @@ def _fates(evidence: Evidence) -> Check:
                 if start <= offset < end:
                     skipped = entry.body.SCHEMA not in handled
                     fates["skipped" if skipped else told.get((topic, offset), "applied")] += 1
+    journaled = evidence.journaled
     for service, partition in _inputs(evidence):
-        if service in evidence.journaled:
+        if service in journaled:
             fates["pending"] += _pending(evidence, service, partition)
     note = ", ".join(f"{count} {fate}" for fate, count in sorted(fates.items()) if count)
     note = note or _journal_note(evidence)
@@ -110,6 +111,7 @@ def _offsets(evidence: Evidence) -> Check:
     """The group's offset, the end of the journal's runs and the changelog's book are one number, and lie in the log."""
     violations: list[str] = []
     checked = 0
+    journaled = evidence.journaled
     for service, partition in _inputs(evidence):
         committed = evidence.committed[service].get(partition)
         where = f"{service} {partition.topic}[{partition.partition}]"
@@ -123,7 +125,12 @@ def _offsets(evidence: Evidence) -> Check:
         if service == GATEWAY or not evidence.quiet:
             continue
         ran = _journal_end(evidence, service, partition)
-        if ran is not None and ran != committed:
+        if ran is None and service in journaled and evidence.count_between(partition, 0, committed):
+            if not _journal_is_cut(evidence, service, partition.partition):
+                violations.append(
+                    f"{where}: the group stands at {committed}, the journal knows nothing of it"
+                )
+        elif ran is not None and ran != committed:
             violations.append(f"{where}: the group stands at {committed}, the journal at {ran}")
         books = evidence.changelogs[service].books.get(partition.partition)
         booked = books[-1][1].get(partition.topic) if books else None
@@ -194,8 +201,8 @@ def _letters(evidence: Evidence) -> Check:
 def _is_journaled(evidence: Evidence, service: str, letter: Letter) -> bool:
     """Whether the journal still reaches back to the transaction that wrote the letter (letters are kept longer)."""
     [first, *_] = evidence.journals[service, letter.record.partition]
-    journal = TopicPartition(first.record.topic, first.record.partition)
-    return evidence.ends[journal].low == 0 or letter.record.timestamp_ms > first.record.timestamp_ms
+    cut = _journal_is_cut(evidence, service, letter.record.partition)
+    return not cut or letter.record.timestamp_ms > first.record.timestamp_ms
 
 
 def _undecodable(evidence: Evidence) -> Check:
@@ -243,5 +250,5 @@ def _has_worked(evidence: Evidence, service: str) -> bool:
 
 
 def _journal_note(evidence: Evidence) -> str:
-    silent = [service for service in evidence.services if service not in evidence.journaled]
+    silent = sorted(set(evidence.services) - evidence.journaled)
     return f"no journal: {', '.join(silent)}" if silent else ""

@@ -153,7 +153,7 @@ class Evidence:
     undecodable: the other ones that have a value. tombstones: deleted rows of tables.
     log: the same per partition. offsets: of every committed record of these topics, per partition.
     letters: dead letters.
-    journals: per (service, partition), missing where nothing was written; `journaled` names the services that have the topic.
+    journals: per (service, partition), missing where nothing was written.
     committed: next offset of every group, by service.
     ends: watermarks, up to which everything was read. quiet: nothing was written in the meantime.
     retention_ms: of every topic that does not keep its records for ever.
@@ -170,7 +170,6 @@ class Evidence:
     offsets: dict[TopicPartition, list[int]] = field(default_factory=lambda: defaultdict(list))
     letters: list[Letter] = field(default_factory=list)
     changelogs: dict[str, Changelog] = field(default_factory=dict)
-    journaled: frozenset[str] = frozenset()
     journals: dict[tuple[str, int], list[Turn]] = field(default_factory=lambda: defaultdict(list))
     committed: dict[str, dict[TopicPartition, int]] = field(default_factory=dict)
     ends: dict[TopicPartition, Watermarks] = field(default_factory=dict)
@@ -209,6 +208,11 @@ class Evidence:
     def by_order(self) -> Mapping[str, list[Entry]]:
         """Entries by correlation id: orders, settlements, and threads that started with neither."""
         return self._by_order
+
+    @property
+    def journaled(self) -> frozenset[str]:
+        """Services that keep a journal, which can be switched off."""
+        return frozenset(service for service, _ in self.journals)
 
     def turns(self, service: str) -> Iterator[Turn]:
         """A service's journal, partition by partition, in order."""
@@ -262,18 +266,19 @@ class EvidenceReader:
         """
         admin = broker.admin()
         existing = admin.topics()
-        journaled = frozenset(service for service in self._inputs if names.journal_topic(service) in existing)
         dead_letters = {names.dead_letter_topic(service): service for service in self._inputs}
         changelogs = {
             names.changelog_topic(service): service for service in self._inputs if service != GATEWAY
         }
-        journals = {names.journal_topic(service): service for service in journaled}
+        journals = {
+            topic: service for service in self._inputs if (topic := names.journal_topic(service)) in existing
+        }
         partitions = [
             TopicPartition(topic, number)
             for topic in (*self._topics, *dead_letters, *changelogs, *journals)
             for number in range(admin.partitions(topic))
         ]
-        evidence = Evidence(self._inputs, self._handled, self._producers, journaled=journaled)
+        evidence = Evidence(self._inputs, self._handled, self._producers)
         evidence.changelogs = {service: Changelog() for service in changelogs.values()}
         reader = broker.reader()
         by_partition, evidence.ends, evidence.quiet = _read_to_rest(reader, partitions)

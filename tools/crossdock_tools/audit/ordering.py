@@ -73,9 +73,10 @@ def _answered(evidence: Evidence) -> frozenset[tuple[str, str]]:
         for _, _, cause, _ in turn.answers
     }
     # Without a journal: the ERP's answers are the only ones there are, and each of its events is one.
+    journaled = evidence.journaled
     unjournaled = {
         (producer_of(entry), entry.meta.causation_id)
         for entry in evidence.of(ErpDocumentPosted, ErpDocumentFailed)
-        if producer_of(entry) not in evidence.journaled
+        if producer_of(entry) not in journaled
     }
     return frozenset(told | unjournaled)
