@@ -6,8 +6,7 @@ that each of them meets every other. Records are what the channel gateway makes 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from random import Random
 from typing import Any
@@ -17,9 +16,10 @@ from crossdock_canonical.specification import T0
 from crossdock_simulation.workload_changes import change
 from crossdock_simulation.workload_mistakes import go_wrong
 from crossdock_simulation.workload_returns import give_back
-from crossdock_simulation.workload_sales import Sale, marketplace_order, till_sale, web_order
+from crossdock_simulation.workload_sales import Sale
 from crossdock_simulation.workload_script import Feature, Item, RawRecord, Script
 from crossdock_simulation.workload_settlements import settle
+from crossdock_simulation.workload_shops import marketplace_order, till_sale, web_order
 from crossdock_simulation.workload_world import build, report_stock
 
 __all__ = ["LARGE", "SMALL", "Feature", "Item", "RawRecord", "Size", "Workload", "workload"]
@@ -59,11 +59,6 @@ class Workload:
     orders: tuple[OrderId, ...]
     skus: tuple[Sku, ...]
     locations: tuple[LocationId, ...]
-
-    def without(self, numbers: Iterable[int]) -> Workload:
-        """The same world with some items left unsaid; the others keep number, time and content."""
-        left_out = frozenset(numbers)
-        return replace(self, items=tuple(item for item in self.items if item.number not in left_out))
 
 
 def workload(seed: int, size: Size | None = None, *, start: datetime = T0) -> Workload:

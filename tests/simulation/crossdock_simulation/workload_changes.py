@@ -19,8 +19,9 @@ from crossdock_canonical.records import (
     RefundLine,
     TenderState,
 )
-from crossdock_simulation.workload_sales import added_line, revise, tell
+from crossdock_simulation.workload_sales import revise, tell
 from crossdock_simulation.workload_script import Feature
+from crossdock_simulation.workload_shops import added_line
 
 if TYPE_CHECKING:
     from crossdock_simulation.workload_sales import Sale, SaleLine

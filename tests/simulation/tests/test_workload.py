@@ -141,13 +141,6 @@ def test_a_seed_has_the_same_workload_every_time() -> None:
     assert len({workload(seed).items for seed in range(50)}) == 50
 
 
-def test_what_is_left_out_leaves_the_others_as_they_are() -> None:
-    world = next(each for each in map(workload, range(50)) if len(each.items) > 5)
-    kept = world.without([2, 4]).items
-    assert kept == tuple(item for item in world.items if item.number not in (2, 4))
-    assert (world.setup, world.orders) == (world.without([1]).setup, world.without([1]).orders)
-
-
 def test_items_are_numbered_in_order_of_time() -> None:
     for world in map(workload, range(200)):
         assert [item.number for item in world.items] == list(range(1, len(world.items) + 1))
