@@ -39,7 +39,7 @@ from crossdock_tools.audit.evidence import Evidence, place
 from crossdock_tools.audit.finding import Finding, closed
 from crossdock_tools.audit.report import Check
 from crossdock_tools.audit.stock_books import SkuBooks, without_zeros
-from crossdock_tools.audit.taken import Fired, accepted, in_order, why_not
+from crossdock_tools.audit.taken import Fired, accepted, covers, in_order, why_not
 from crossdock_tools.topic_reader import Entry
 
 INVENTORY = "inventory-availability"
@@ -275,8 +275,8 @@ def _play(evidence: Evidence, replay: _Replay) -> None:
         if (record.topic, record.partition, record.offset) not in beyond_memory:
             inputs[record.partition].append(entry)
     for partition, entries in inputs.items():
-        turns = evidence.journals.get((INVENTORY, partition))
-        steps = in_order(turns, entries) if turns else _by_version(entries, replay)
+        turns = evidence.journals.get((INVENTORY, partition), [])
+        steps = in_order(turns, entries) if covers(turns, entries) else _by_version(entries, replay)
         for step in steps:
             if isinstance(step, Fired):
                 replay.fire(step)

@@ -70,6 +70,22 @@ class Fired(NamedTuple):
     causation_id: str
 
 
+def covers(turns: Iterable[Turn], inputs: Iterable[Entry]) -> bool:
+    """Whether a task's journal tells of all these messages: it can be switched off, and its beginning expires."""
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for turn in turns:
+        for run in turn.runs:
+            first.setdefault(run.topic, run.start)
+            last[run.topic] = run.end
+    return all(
+        first.get(each.record.topic, each.record.offset + 1)
+        <= each.record.offset
+        < last.get(each.record.topic, 0)
+        for each in inputs
+    )
+
+
 def in_order(turns: Iterable[Turn], inputs: Iterable[Entry]) -> Iterator[Entry | Fired]:
     """What one task did, in its order: messages and timers.
 
