@@ -1,0 +1,322 @@
+"""Today's deciders over a recorded run: the journal says in which order and at what moment, the input topics say what.
+
+`Replay` takes the same steps as the worker (`decision.Decider`) and writes nothing. `compare` holds what came out against what
+was published and is stored. The check of a cluster (`replay_check`) and the recorded fixtures give it their records.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from crossdock_eventing.broker.interface import Record
+from crossdock_eventing.broker.partitioner import partition_for
+from crossdock_eventing.codec import Codec, Undecodable
+from crossdock_eventing.decision import Cause, Decider, Decision
+from crossdock_eventing.envelope import Meta, record_key
+from crossdock_eventing.journal import Turn
+from crossdock_eventing.plain import Tagged, Unreadable, plain, typed
+from crossdock_eventing.service import Service
+
+#: Records of an input partition with offsets from `start` up to but without `end`: (topic, partition, start, end).
+Fetch = Callable[[str, int, int, int], Iterable[Record]]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that is not as it was recorded.
+
+    thread: the order, settlement or sku that it is about. what: the event, state or step. changes: `field: was -> is`.
+    """
+
+    service: str
+    thread: str
+    what: str
+    changes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [f"{self.service} {self.thread}: {self.what}", *(f"    {each}" for each in self.changes)]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A published record. `place` says where a recorded one lies."""
+
+    body: Any
+    meta: Meta
+    place: str = ""
+
+
+class NotReplayable(Exception):
+    """Journal or inputs do not reach back far enough, or do not join; the text says where."""
+
+
+class _RecordedTable:
+    """A broadcast table as the journal says a turn's decisions saw it (`service.Lookup`)."""
+
+    def __init__(self, kind: type[Any]) -> None:
+        self._kind = kind
+        self.groups: Mapping[str, list[Any]] = {}
+        self.unknown: list[str] = []
+
+    def __call__(self, group: str) -> tuple[Any, ...]:
+        rows = self.groups.get(group)
+        if rows is None:
+            self.unknown.append(group)
+            return ()
+        return tuple(typed(self._kind, row) for row in rows)
+
+
+class Replay:
+    """One service's run, decided again.
+
+    compacted: output topics that are tables: of a turn only the last row of a key is published.
+    states, outputs: what followed, by key and in order. differences: steps that went another way than the journal says.
+    counts: turns, messages, answers and timers that were decided, lookups that were answered from the journal.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        codec: Codec,
+        *,
+        partitions: int,
+        compacted: frozenset[str],
+        partition_of: Callable[[bytes, int], int] = partition_for,
+    ) -> None:
+        self.service = service
+        self.states: dict[str, Any] = {}
+        self.outputs: list[Output] = []
+        self.differences: list[Difference] = []
+        self.counts: Counter[str] = Counter()
+        self._decider = Decider(service, codec, partitions=partitions, partition_of=partition_of)
+        self._answers = Tagged(service.answers)
+        self._compacted = compacted
+        self._tables = {name: _RecordedTable(kind) for name, kind in service.tables.items()}
+
+    def task(self, partition: int, turns: Iterable[Turn], fetch: Fetch) -> None:
+        """Decide every turn of one task. Raises NotReplayable, having decided nothing, when runs do not join or `fetch` does."""
+        next_offsets: dict[str, int] = {}
+        prepared: list[tuple[Turn, list[Record]]] = []
+        for turn in turns:
+            messages: list[Record] = []
+            for topic, start, end in turn.runs:
+                if next_offsets.get(topic, start) != start:
+                    raise NotReplayable(
+                        f"{self.service.name} task {partition}: {topic} goes on at {start} instead of {next_offsets[topic]}"
+                    )
+                next_offsets[topic] = end
+                messages += fetch(topic, partition, start, end)
+            prepared.append((turn, messages))
+        for turn, messages in prepared:
+            self._turn(partition, turn, messages)
+
+    def _turn(self, partition: int, turn: Turn, messages: list[Record]) -> None:
+        now = _EPOCH + timedelta(microseconds=turn.now_us)
+        for name, table in self._tables.items():
+            table.groups = turn.tables.get(name, {})
+        ignored: list[tuple[str, int, str]] = []
+        rejected: list[tuple[str, int, str]] = []
+        first = len(self.outputs)
+        self.counts["turns"] += 1
+        for key, call_id, caused_by, command in turn.answers:
+            try:
+                answer = self._answers.typed(command)
+            except Unreadable as error:
+                self._differs(key, f"the answer to {call_id} cannot be read: {error}")
+                continue
+            self.counts["answers"] += 1
+            decision = self._decide(key, answer, self._decider.answer_cause(key, caused_by), now)
+            if decision is not None and decision.ignored is not None:
+                ignored.append(("", 0, decision.ignored))
+        for record in messages:
+            self.counts["messages"] += 1
+            try:
+                message = self._decider.message(record)
+                if message is None:
+                    continue
+                decision = self._decide(message.key, message.command, message.cause, now)
+            except (Undecodable, self.service.rejected) as error:
+                rejected.append((record.topic, record.offset, error.code))  # type: ignore[attr-defined]
+                continue
+            if decision is not None and decision.ignored is not None:
+                ignored.append((record.topic, record.offset, decision.ignored))
+        for timer in turn.timers:
+            due = self._decider.timer(timer, self.states.get(timer.key))
+            if due is None:
+                self._differs(timer.key, f"the timer {timer.name} fired, and is not set")
+                continue
+            self.counts["timers"] += 1
+            decision = self._decide(timer.key, *due, now)
+            if decision is not None and decision.ignored is not None:
+                ignored.append(("", timer.due_us, decision.ignored))
+        self._same_verdicts("ignored", partition, turn.ignored, ignored)
+        self._same_verdicts("rejected", partition, turn.rejected, rejected)
+        self.outputs[first:] = self._published(self.outputs[first:])
+
+    def _decide(self, key: str, command: Any, cause: Cause, now: datetime) -> Decision | None:
+        """Decide and apply; None, with a difference, when the decider now fails in a way that ends a process."""
+        try:
+            decision = self._decider.decide(
+                command, self.states.get(key), cause=cause, now=now, tables=self._tables
+            )
+        except self.service.rejected:
+            self._note_lookups(key, command)
+            raise
+        except Exception as error:  # noqa: BLE001 - a changed decider may fail in any way; the rest shall still be told
+            self._differs(key, f"{type(command).__name__} fails with {type(error).__name__}: {error}")
+            return None
+        self._note_lookups(key, command)
+        if decision.state is None:
+            self.states.pop(key, None)
+        else:
+            self.states[key] = decision.state
+        self.outputs += [Output(body, meta) for body, meta in decision.outputs]
+        return decision
+
+    def _note_lookups(self, key: str, command: Any) -> None:
+        for name, table in self._tables.items():
+            for group in table.unknown:
+                what = f"{type(command).__name__} reads {name}({group}), which it did not then"
+                self._differs(key, what)
+            table.unknown.clear()
+
+    def _same_verdicts(
+        self, fate: str, partition: int, was: list[tuple[str, int, str]], now: list[tuple[str, int, str]]
+    ) -> None:
+        if was == now:
+            return
+        before, after = Counter(was), Counter(now)
+        for topic, offset, code in sorted((before - after) | (after - before)):
+            place = f"{topic}/{partition}/{offset}" if topic else f"an answer or a timer of task {partition}"
+            said = "is no longer" if (topic, offset, code) in before else "is now"
+            self._differs(place, f"{said} {fate} as {code}")
+
+    def _published(self, outputs: list[Output]) -> list[Output]:
+        """What a turn publishes: events as they came, then the last row of each table key."""
+        rows: dict[tuple[str, str], Output] = {}
+        events: list[Output] = []
+        for output in outputs:
+            if output.body.TOPIC in self._compacted:
+                rows[output.body.TOPIC, record_key(output.body)] = output
+            else:
+                events.append(output)
+        return [*events, *rows.values()]
+
+    def _differs(self, thread: str, what: str) -> None:
+        self.differences.append(Difference(self.service.name, thread, what))
+
+
+def compare(
+    replay: Replay,
+    outputs: Iterable[Output],
+    states: Mapping[str, Any],
+    *,
+    may_be_gone: Callable[[Output], bool] = lambda _output: False,
+    all_tasks: bool = True,
+) -> list[Difference]:
+    """Hold a replay against what was published and is stored; the replay's own differences come first.
+
+    may_be_gone: whether retention or compaction may have removed a published record.
+    all_tasks: every task was replayed; otherwise nobody can say of a record that it should not be there.
+    """
+    service = replay.service.name
+    found = list(replay.differences)
+    was: dict[str, Output] = {}
+    for output in outputs:
+        if output.meta.event_id in was:
+            found.append(
+                Difference(service, _thread(output), f"{_name(output)} was published twice: {output.place}")
+            )
+        was[output.meta.event_id] = output
+    new: list[Output] = []
+    for output in replay.outputs:
+        recorded = was.pop(output.meta.event_id, None)
+        if recorded is None:
+            if not may_be_gone(output):
+                new.append(output)
+        elif (recorded.body, recorded.meta) != (output.body, output.meta):
+            changes = (*_changes(recorded.body, output.body), *_changes(recorded.meta, output.meta))
+            found.append(Difference(service, _thread(output), f"{_name(output)} has changed", changes))
+    gone = list(was.values()) if all_tasks else []
+    found += _moved(service, gone, new)
+    for key in sorted(states.keys() | replay.states.keys()):
+        before, after = states.get(key), replay.states.get(key)
+        if before == after:
+            continue
+        if before is None or after is None:
+            if before is None or all_tasks:
+                what = "the state is new" if before is None else "the state is gone"
+                shown = plain(after if before is None else before)
+                found.append(Difference(service, key, what, (f"{shown}",)))
+        else:
+            found.append(Difference(service, key, "the state has changed", _changes(before, after)))
+    return found
+
+
+def _moved(service: str, gone: list[Output], new: list[Output]) -> Iterator[Difference]:
+    """What is missing and what is new; one of each of a type from the same cause reads as a change of identity."""
+    waiting: dict[tuple[str, type[Any]], list[Output]] = {}
+    for output in gone:
+        waiting.setdefault((output.meta.causation_id, type(output.body)), []).append(output)
+    for output in new:
+        pairs = waiting.get((output.meta.causation_id, type(output.body)))
+        if pairs:
+            was = pairs.pop(0)
+            # The ids differ because an identifying field does: that field says it all.
+            meta = replace(output.meta, event_id=was.meta.event_id)
+            changes = (*_changes(was.body, output.body), *_changes(was.meta, meta))
+            yield Difference(service, _thread(output), f"{_name(output)} is another one", changes)
+        else:
+            yield Difference(service, _thread(output), f"{_name(output)} is new", (f"{plain(output.body)}",))
+    for output in (each for rest in waiting.values() for each in rest):
+        yield Difference(
+            service, _thread(output), f"{_name(output)} is no longer published", (f"{plain(output.body)}",)
+        )
+
+
+def _thread(output: Output) -> str:
+    return output.meta.correlation_id or record_key(output.body)
+
+
+def _name(output: Output) -> str:
+    identity = ", ".join(f"{name} {getattr(output.body, name)}" for name in output.body.IDENTITY)
+    return f"{type(output.body).__name__} ({identity})" if identity else type(output.body).__name__
+
+
+def _changes(was: Any, now: Any) -> tuple[str, ...]:
+    """The fields that differ, as `path: was -> is`."""
+    if type(was) is not type(now):
+        return (f"{type(was).__name__} -> {type(now).__name__}",)
+    return tuple(_changed_fields("", plain(was), plain(now)))
+
+
+def _changed_fields(path: str, was: Any, now: Any) -> Iterator[str]:
+    if was == now:
+        return
+    if isinstance(was, dict) and isinstance(now, dict):
+        for name in [*was, *(name for name in now if name not in was)]:
+            inner = f"{path}.{name}" if path else name
+            yield from _changed_fields(inner, was.get(name, _ABSENT), now.get(name, _ABSENT))
+    elif isinstance(was, list) and isinstance(now, list):
+        for index in range(max(len(was), len(now))):
+            left = was[index] if index < len(was) else _ABSENT
+            right = now[index] if index < len(now) else _ABSENT
+            yield from _changed_fields(f"{path}[{index}]", left, right)
+    else:
+        yield f"{path}: {was!r} -> {now!r}"
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "(none)"
+
+
+_ABSENT = _Absent()
