@@ -10,6 +10,7 @@ import typer
 
 from crossdock_local.errors import LocalError
 from crossdock_tools import auditing, dead_letters, infrastructure, topics
+from crossdock_tools import simulate as simulating
 from crossdock_tools import trace as tracing
 from crossdock_tools.chaos import command as disturbing
 from crossdock_tools.demo import command as demonstrating
@@ -29,6 +30,7 @@ app.command("down")(infrastructure.down)
 app.command("status")(infrastructure.status)
 app.command("demo")(demonstrating.demo)
 app.command("chaos")(disturbing.chaos)
+app.command("simulate")(simulating.simulate)
 app.command("trace")(tracing.trace)
 app.command("audit")(auditing.audit)
 app.add_typer(schemas.app, name="schemas")
@@ -79,6 +81,7 @@ def anticipated() -> tuple[type[Exception], ...]:
         auditing.AuditError,
         LedgerError,
         dead_letters.DeadLetterError,
+        simulating.SimulationError,
         DemoError,
         ChaosError,
         Unexpected,
