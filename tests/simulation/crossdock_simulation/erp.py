@@ -290,8 +290,8 @@ class SimulatedErpPort:
 
     def next_s(self) -> float | None:
         """When `collect` will bring something or send something next; None for never, as things stand."""
-        if not self._alive:
-            return None
+        if not self._alive or (not self._exchanges and self._lanes.idle):
+            return None  # calls that nobody wants any more may still be queued; they lead to nothing
         at_s = min((exchange.ends_s for exchange in self._exchanges), default=math.inf)
         at_s = min(at_s, self._lanes.due_s())
         return None if at_s == math.inf else at_s
