@@ -1,0 +1,114 @@
+"""Invariant 5: outputs and dead letters out of order are found, and only where one key's order is broken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crossdock_canonical.money import Money
+from crossdock_canonical.records import (
+    CapturePayment,
+    DocumentType,
+    ErpDocumentPosted,
+    Origin,
+    PaymentAuthorized,
+    PaymentKind,
+    PaymentRecorded,
+)
+from crossdock_canonical.specification import T0
+
+EUR = Money(minor=1999, currency="EUR")
+OO = "order-orchestrator"
+NAME = "outputs keep the order of their causes"
+LETTERS = "dead letters keep the order of their messages"
+
+
+def authorized(number: int, order: str = "O-1") -> PaymentAuthorized:
+    return PaymentAuthorized(order_id=order, tender_reference=f"T{number}", amount=EUR, authorized_at=T0)
+
+
+def capture(number: int, order: str = "O-1") -> CapturePayment:
+    return CapturePayment(order_id=order, capture_id=f"C{number}", tender_reference="T1", amount=EUR)
+
+
+def test_outputs_in_the_order_of_their_causes_pass(world: Any) -> None:
+    first, second = (world.deliver(authorized(number)) for number in (1, 2))
+    world.emit(OO, capture(1), first)
+    world.emit(OO, capture(2), first)
+    world.emit(OO, capture(3), second)
+    check = world.check(NAME)
+    assert (check.checked, check.violations) == (3, ())
+
+
+def test_an_output_that_was_overtaken_is_found(world: Any) -> None:
+    first, second = (world.deliver(authorized(number)) for number in (1, 2))
+    world.emit(OO, capture(2), second)
+    world.emit(OO, capture(1), first)
+    [found] = world.check(NAME).violations
+    assert "stands after" in found
+    assert "a later message caused" in found
+
+
+def test_keys_and_topics_are_independent(world: Any) -> None:
+    first, second = world.deliver(authorized(1)), world.deliver(authorized(2))
+    other = world.deliver(authorized(1, "O-2"))
+    assert world.partition(authorized(1)) == world.partition(authorized(1, "O-2"))
+    recorded = PaymentRecorded(
+        order_id="O-1",
+        payment_id="P1",
+        kind=PaymentKind.AUTHORIZED,
+        amount=EUR,
+        origin=Origin.CHANNEL,
+        channel="shopify",
+        shop="shop",
+    )
+    world.emit(OO, capture(2), second)
+    world.emit(OO, recorded, first)
+    world.emit(OO, capture(9, "O-2"), other)
+    assert not world.check(NAME).violations
+
+
+def test_a_repeated_delivery_may_act_at_either_place(world: Any) -> None:
+    first = world.deliver(authorized(1), delivery="psp/1")
+    second = world.deliver(authorized(2))
+    assert world.deliver(authorized(1), delivery="psp/1") == first
+    world.emit(OO, capture(2), second)
+    world.emit(OO, capture(1), first)
+    assert not world.check(NAME).violations
+
+
+def posted(number: int) -> ErpDocumentPosted:
+    return ErpDocumentPosted(
+        chain="stock:A",
+        document_type=DocumentType.STOCK_ADJUSTMENT,
+        business_key=f"K{number}",
+        erp="cloud",
+        external_ref=f"E{number}",
+        posted_at=T0,
+    )
+
+
+def test_answers_of_an_outside_system_come_when_they_come(world: Any) -> None:
+    first, second = (world.deliver(authorized(number)) for number in (1, 2))
+    world.emit("erp-poster", posted(2), second)
+    world.emit("erp-poster", posted(1), first)
+    assert not world.check(NAME).violations
+    world.journal("erp-poster", 0)
+    assert len(world.check(NAME).violations) == 1
+    answer = {"outcome": "posted"}
+    world.journal(
+        "erp-poster", 0, answers=[["stock:A", "1", second, answer], ["stock:A", "2", first, answer]]
+    )
+    assert not world.check(NAME).violations
+
+
+def test_dead_letters_of_one_key_out_of_order_are_found(world: Any) -> None:
+    topic = PaymentAuthorized.TOPIC
+    world.dead_letter(OO, topic, 1, 4, key=b"a")
+    world.dead_letter(OO, topic, 1, 2, key=b"b")
+    assert not world.check(LETTERS).violations
+    world.dead_letter(OO, topic, 1, 3, key=b"a")
+    check = world.check(LETTERS)
+    [found] = check.violations
+    assert "copies @3" in found
+    assert "after @4" in found
+    assert check.checked == 3
