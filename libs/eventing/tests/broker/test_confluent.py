@@ -1,7 +1,7 @@
 """The native client's errors as ours, by their flags, without a broker: each row of the failure table."""
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from crossdock_eventing.broker import confluent
 from crossdock_eventing.broker.failure import (
@@ -58,6 +58,29 @@ def test_concurrent_transactions_at_init_and_slow_queries_are_worth_another_try(
     for call in (busy, slow):
         with pytest.raises(BrokerUnavailable):
             confluent._translated(call, BrokerUnavailable)
+
+
+class StartingCoordinator:
+    """A consumer whose group's coordinator has just been chosen."""
+
+    def __init__(self, refusals: int) -> None:
+        self.asked = 0
+        self._refusals = refusals
+
+    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        self.asked += 1
+        if self.asked <= self._refusals:
+            raise KafkaException(E(E.NOT_COORDINATOR))
+        return partitions
+
+
+def test_a_coordinator_that_is_starting_is_asked_again_until_the_time_is_over() -> None:
+    wanted = [TopicPartition("t", 0, 3)]
+    patient = StartingCoordinator(refusals=2)
+    assert confluent._committed(patient, wanted, 10.0) == wanted
+    assert patient.asked == 3
+    with pytest.raises(BrokerUnavailable, match="NOT_COORDINATOR"):
+        confluent._committed(StartingCoordinator(refusals=1_000), wanted, 0.05)
 
 
 class Message:

@@ -69,6 +69,22 @@ def test_after_an_unknown_outcome_every_call_conflicts_and_a_new_producer_goes_o
     assert readable(bench, topic) == [b"1", b"2"]
 
 
+def test_an_abort_without_an_answer_leaves_its_producer_useless_and_nothing_visible(
+    bench: Any, faults: Any
+) -> None:
+    topic = bench.topic()
+    producer = bench.producer("p")
+    faults.slow_abort("p")
+    producer.begin()
+    producer.produce(topic, key=b"k", value=b"v", partition=0)
+    with pytest.raises(TransactionOutcomeUnknown, match="_TIMED_OUT"):
+        producer.abort()
+    with pytest.raises(TransactionOutcomeUnknown, match="_CONFLICT"):
+        producer.begin()
+    commit_one(bench, bench.producer("p"), topic, b"after")
+    assert readable(bench, topic) == [b"after"]
+
+
 def test_a_commit_under_way_lands_after_its_producer_was_closed(bench: Any, faults: Any) -> None:
     source, topic = bench.topic(), bench.topic()
     member = bench.member(bench.group(source), source)
@@ -259,6 +275,24 @@ def test_a_closed_static_member_keeps_its_partitions_until_its_session_expires(
     manual_clock.ms += 1
     stays.poll()
     assert len(stays.owned()) == 2
+
+
+def test_a_static_member_that_closes_during_an_outage_is_taken_for_dead(
+    bench: Any, faults: Any, manual_clock: Any
+) -> None:
+    topic = bench.topic()
+    group = bench.group(topic)
+    gone = bench.member(group, topic, instance_id="it")
+    bench.settle(gone, owned=1)
+    faults.set_away(True)
+    gone.close()
+    bench._open.remove(gone)
+    faults.set_away(False)
+    restarted = bench.member(group, topic, instance_id="it")
+    with pytest.raises(Fenced, match="UNRELEASED_INSTANCE_ID"):
+        restarted.poll()
+    manual_clock.ms += 45_000
+    bench.settle(restarted, owned=1)
 
 
 def test_a_member_that_stops_polling_is_expelled(bench: Any, manual_clock: Any) -> None:

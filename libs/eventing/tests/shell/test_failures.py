@@ -20,7 +20,7 @@ from troubles import ACCOUNTS, Died, Fate, MemoryTroubles, Troubled, before_next
 from crossdock_eventing import names, reading
 from crossdock_eventing.broker.confluent import ClientSettings
 from crossdock_eventing.broker.failure import BrokerUnavailable, Fenced, TransactionOutcomeUnknown
-from crossdock_eventing.broker.interface import TopicSpec
+from crossdock_eventing.broker.interface import TopicPartition, TopicSpec
 from crossdock_eventing.state import Checkpoint, TaskState
 from crossdock_eventing.task import Task
 from crossdock_eventing.worker import Worker
@@ -205,6 +205,23 @@ def test_a_broker_that_comes_back_during_a_recovery_is_waited_for(
     troubles.work_off(worker)
     assert troubles.proxies[0]._refusals == 0
     assert troubles.broker_of(0).producers == 2
+    troubles.expect_exactly_once(worker)
+
+
+@pytest.mark.kafka
+def test_connections_cut_in_the_middle_of_a_transaction_are_made_again_and_nobody_notices(
+    new_kafka_troubles: TroubledFactory,
+) -> None:
+    troubles = new_kafka_troubles(**long_transactions(new_kafka_troubles))
+    worker = troubles.started()
+    proxy = troubles.proxies[0]
+    proxy.delay_s = 0.02
+    before_next(worker._producer, "send_offsets", proxy.cut)
+    before_next(worker._producer, "commit", proxy.cut)
+    with troubles.failures() as seen:
+        troubles.add(10)
+        troubles.work_off(worker)
+    assert seen == []
     troubles.expect_exactly_once(worker)
 
 
@@ -462,16 +479,25 @@ def test_a_store_deleted_on_disk_is_made_again_from_the_changelog(
 
 
 def test_a_store_of_a_changelog_that_was_made_anew_is_wiped(troubles: Troubled) -> None:
+    """Even where its place would lie within the new one."""
     worker = troubles.started()
     worker.close()
     changelog = names.changelog_topic(troubles.name)
     before = troubles.admin.topic_id(changelog)
+    kept = next(each for each in troubles.records(changelog) if each.key == ACCOUNTS[0].encode())
+    length = troubles.admin.watermarks(TopicPartition(changelog, kept.partition)).high
     troubles.admin.delete_topics([changelog])
     troubles.admin.create_topics([TopicSpec(changelog, PARTITIONS, configs={"cleanup.policy": "compact"})])
     assert troubles.admin.topic_id(changelog) != before
+    producer = troubles.patient_broker().producer("restorer")
+    producer.init_transactions()
+    producer.begin()
+    for _ in range(length):
+        producer.produce(changelog, partition=kept.partition, key=kept.key, value=kept.value)
+    producer.commit()
+    producer.close()
     again = troubles.restarted()
-    assert again.states() == {}
-    assert all(disk.get(b"saccount-0") is None for disk in troubles.disks.values())
+    assert set(again.states()) == {ACCOUNTS[0]}
 
 
 def die_before_commit(worker: Worker) -> None:

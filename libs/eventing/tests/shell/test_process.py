@@ -224,6 +224,28 @@ def test_a_second_process_of_the_same_identity_on_this_host_is_refused(bench: Pr
     assert first.send_signal(signal.SIGTERM) == 0
 
 
+def test_two_processes_of_the_same_identity_on_two_hosts_both_end_and_one_started_again_goes_on(
+    bench: ProcessBench, tmp_path: Path
+) -> None:
+    """The lock cannot keep the twin out: Kafka does. The younger finds the membership taken, the older its producer fenced."""
+    bench.register()
+    older = bench.start()
+    assert older.is_up()
+    bench.send_many(0, 10)
+    bench.wait_for_outputs(10)
+    younger = bench.start(CROSSDOCK_STATE_DIR=str(tmp_path / "other host"))
+    assert younger.exit_code() == 1
+    bench.send_many(10, 10)
+    assert older.exit_code() == 1
+    for process in (younger, older):
+        [line] = process.events("service.failed")
+        assert line["error"] == "Fenced"
+    again = bench.start_when_free()
+    bench.wait_for_outputs(20)
+    assert again.send_signal(signal.SIGTERM) == 0
+    expect_exactly_once(bench.outcome(), 20)
+
+
 def test_a_schema_that_is_not_registered_is_one_line_with_the_command_that_mends_it(
     bench: ProcessBench,
 ) -> None:
