@@ -2,7 +2,8 @@
 
 A class is described by its own annotations, so nothing has to be written for it: dataclasses, enumerations, `NewType`s,
 times, tuples, mappings with text keys, optional values, and unions of dataclasses. A time is ISO 8601 text. A member of a
-union, and whatever goes through `Tagged`, is an object of one field that carries the name of its class.
+union, and whatever goes through `Tagged`, is an object of one field that carries the name of its class. In brief, a field that
+equals its default is left out; reading back puts it in again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from datetime import datetime
 from enum import Enum
 from functools import cache
@@ -26,7 +27,8 @@ class Unreadable(ValueError):
 class Tagged:
     """One of several classes, with its name: `{"StockReserved": {...}}`."""
 
-    def __init__(self, kinds: Iterable[Any]) -> None:
+    def __init__(self, kinds: Iterable[Any], *, brief: bool = False) -> None:
+        self._brief = brief
         self._kinds = frozenset(kinds)
         self._by_name = {kind.__name__: kind for kind in self._kinds}
 
@@ -34,7 +36,7 @@ class Tagged:
         """The value as JSON values."""
         kind: Any = type(value)
         assert kind in self._kinds, f"{kind.__name__} is none of {sorted(self._by_name)}"
-        return {kind.__name__: _to_plain(kind)(value)}
+        return {kind.__name__: _to_plain(kind, self._brief)(value)}
 
     def typed(self, value: Any) -> Any:
         """The value that `plain` was given. Raises Unreadable."""
@@ -47,10 +49,10 @@ class Tagged:
         return _to_typed(kind)(content)
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, *, brief: bool = False) -> Any:
     """A dataclass as JSON values."""
     kind: Any = type(value)
-    return _to_plain(kind)(value)
+    return _to_plain(kind, brief)(value)
 
 
 def typed(kind: Any, value: Any) -> Any:
@@ -59,7 +61,7 @@ def typed(kind: Any, value: Any) -> Any:
 
 
 @cache
-def _to_plain(kind: Any) -> _Conversion:
+def _to_plain(kind: Any, brief: bool) -> _Conversion:
     kind = _supertype(kind)
     if kind is datetime:
         return datetime.isoformat
@@ -67,23 +69,34 @@ def _to_plain(kind: Any) -> _Conversion:
         return lambda value: value.value
     if is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        members = [(each.name, _to_plain(hints[each.name])) for each in fields(kind)]
-        return lambda value: {name: convert(getattr(value, name)) for name, convert in members}
+        members = [(each.name, _to_plain(hints[each.name], brief), _default(each)) for each in fields(kind)]
+        if brief:
+            return lambda value: {
+                name: convert(found)
+                for name, convert, default in members
+                if (found := getattr(value, name)) != default
+            }
+        return lambda value: {name: convert(getattr(value, name)) for name, convert, _ in members}
     arguments = typing.get_args(kind)
     match _shape(kind):
         case "tuple":
-            convert = _to_plain(arguments[0])
+            convert = _to_plain(arguments[0], brief)
             return lambda value: [convert(each) for each in value]
         case "mapping":
-            convert = _to_plain(arguments[1])
+            convert = _to_plain(arguments[1], brief)
             return lambda value: {key: convert(each) for key, each in value.items()}
         case "optional":
-            convert = _to_plain(_present(arguments)[0])
+            convert = _to_plain(_present(arguments)[0], brief)
             return lambda value: None if value is None else convert(value)
         case "union":
-            tagged = Tagged(_present(arguments))
+            tagged = Tagged(_present(arguments), brief=brief)
             return lambda value: None if value is None else tagged.plain(value)
     return _same
+
+
+def _default(each: Field[Any]) -> Any:
+    """The field's default; without one, what equals nothing else."""
+    return each.default if each.default_factory is MISSING else each.default_factory()
 
 
 @cache

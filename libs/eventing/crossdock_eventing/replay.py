@@ -20,9 +20,10 @@ from crossdock_eventing.envelope import Meta, record_key
 from crossdock_eventing.journal import Turn
 from crossdock_eventing.plain import Tagged, Unreadable, plain, typed
 from crossdock_eventing.service import Service
+from crossdock_eventing.state import DueTimer
 
-#: Records of an input partition with offsets from `start` up to but without `end`: (topic, partition, start, end).
-Fetch = Callable[[str, int, int, int], Iterable[Record]]
+#: Records of an input partition with offsets from `start` up to but without `end`: (partition, topic, start, end).
+Fetch = Callable[[int, str, int, int], Iterable[Record]]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -54,8 +55,20 @@ class Output:
     place: str = ""
 
 
-class NotReplayable(Exception):
-    """Journal or inputs do not reach back far enough, or do not join; the text says where."""
+#: What was decided upon: an answer as the journal has it, a message, a timer.
+Origin = tuple[str, str, str, Any] | Record | DueTimer
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One decision of a replay. `outcome` is the code of a rejection; `key` is empty for what could not be decoded."""
+
+    partition: int
+    turn: Turn
+    origin: Origin
+    key: str
+    outcome: Decision | str
+    lookups: tuple[tuple[str, str], ...]
 
 
 class _RecordedTable:
@@ -64,12 +77,18 @@ class _RecordedTable:
     def __init__(self, kind: type[Any]) -> None:
         self._kind = kind
         self.groups: Mapping[str, list[Any]] = {}
-        self.unknown: list[str] = []
+        self.read: set[str] = set()
+        self.unknown: set[str] = set()
+
+    def begin_decision(self) -> None:
+        self.read.clear()
+        self.unknown.clear()
 
     def __call__(self, group: str) -> tuple[Any, ...]:
+        self.read.add(group)
         rows = self.groups.get(group)
         if rows is None:
-            self.unknown.append(group)
+            self.unknown.add(group)
             return ()
         return tuple(typed(self._kind, row) for row in rows)
 
@@ -79,7 +98,8 @@ class Replay:
 
     compacted: output topics that are tables: of a turn only the last row of a key is published.
     states, outputs: what followed, by key and in order. differences: steps that went another way than the journal says.
-    counts: turns, messages, answers and timers that were decided, lookups that were answered from the journal.
+    counts: turns, messages, answers and timers that were gone through.
+    witness: hears of every decision; what a changed decider fails at is only a difference.
     """
 
     def __init__(
@@ -90,6 +110,7 @@ class Replay:
         partitions: int,
         compacted: frozenset[str],
         partition_of: Callable[[bytes, int], int] = partition_for,
+        witness: Callable[[Step], None] = lambda _step: None,
     ) -> None:
         self.service = service
         self.states: dict[str, Any] = {}
@@ -99,22 +120,14 @@ class Replay:
         self._decider = Decider(service, codec, partitions=partitions, partition_of=partition_of)
         self._answers = Tagged(service.answers)
         self._compacted = compacted
+        self._witness = witness
         self._tables = {name: _RecordedTable(kind) for name, kind in service.tables.items()}
 
     def task(self, partition: int, turns: Iterable[Turn], fetch: Fetch) -> None:
-        """Decide every turn of one task. Raises NotReplayable, having decided nothing, when runs do not join or `fetch` does."""
-        next_offsets: dict[str, int] = {}
-        prepared: list[tuple[Turn, list[Record]]] = []
-        for turn in turns:
-            messages: list[Record] = []
-            for topic, start, end in turn.runs:
-                if next_offsets.get(topic, start) != start:
-                    raise NotReplayable(
-                        f"{self.service.name} task {partition}: {topic} goes on at {start} instead of {next_offsets[topic]}"
-                    )
-                next_offsets[topic] = end
-                messages += fetch(topic, partition, start, end)
-            prepared.append((turn, messages))
+        """Decide every turn of one task. Raises what `fetch` does, then having decided nothing."""
+        prepared = [
+            (turn, [record for run in turn.runs for record in fetch(partition, *run)]) for turn in turns
+        ]
         for turn, messages in prepared:
             self._turn(partition, turn, messages)
 
@@ -126,54 +139,74 @@ class Replay:
         rejected: list[tuple[str, int, str]] = []
         first = len(self.outputs)
         self.counts["turns"] += 1
-        for key, call_id, caused_by, command in turn.answers:
+
+        def decide(origin: Origin, key: str, command: Any, cause: Cause, place: tuple[str, int]) -> None:
+            decision = self._decide(key, command, cause, now)
+            if decision is None:
+                return
+            if decision.ignored is not None:
+                ignored.append((*place, decision.ignored))
+            self._witness(Step(partition, turn, origin, key, decision, self._lookups()))
+
+        def reject(record: Record, key: str, code: str) -> None:
+            rejected.append((record.topic, record.offset, code))
+            self._witness(Step(partition, turn, record, key, code, self._lookups()))
+
+        for answer in turn.answers:
+            key, call_id, caused_by, said = answer
             try:
-                answer = self._answers.typed(command)
+                command = self._answers.typed(said)
             except Unreadable as error:
                 self._differs(key, f"the answer to {call_id} cannot be read: {error}")
                 continue
             self.counts["answers"] += 1
-            decision = self._decide(key, answer, self._decider.answer_cause(key, caused_by), now)
-            if decision is not None and decision.ignored is not None:
-                ignored.append(("", 0, decision.ignored))
+            decide(answer, key, command, self._decider.answer_cause(key, caused_by), ("", 0))
         for record in messages:
             self.counts["messages"] += 1
             try:
                 message = self._decider.message(record)
-                if message is None:
-                    continue
-                decision = self._decide(message.key, message.command, message.cause, now)
-            except (Undecodable, self.service.rejected) as error:
-                rejected.append((record.topic, record.offset, error.code))  # type: ignore[attr-defined]
+            except Undecodable as error:
+                reject(record, "", error.code)
                 continue
-            if decision is not None and decision.ignored is not None:
-                ignored.append((record.topic, record.offset, decision.ignored))
+            if message is None:
+                continue
+            try:
+                decide(record, message.key, message.command, message.cause, (record.topic, record.offset))
+            except self.service.rejected as error:
+                reject(record, message.key, error.code)  # type: ignore[attr-defined]
         for timer in turn.timers:
             due = self._decider.timer(timer, self.states.get(timer.key))
             if due is None:
                 self._differs(timer.key, f"the timer {timer.name} fired, and is not set")
                 continue
             self.counts["timers"] += 1
-            decision = self._decide(timer.key, *due, now)
-            if decision is not None and decision.ignored is not None:
-                ignored.append(("", timer.due_us, decision.ignored))
+            decide(timer, timer.key, *due, ("", timer.due_us))
         self._same_verdicts("ignored", partition, turn.ignored, ignored)
         self._same_verdicts("rejected", partition, turn.rejected, rejected)
         self.outputs[first:] = self._published(self.outputs[first:])
 
     def _decide(self, key: str, command: Any, cause: Cause, now: datetime) -> Decision | None:
-        """Decide and apply; None, with a difference, when the decider now fails in a way that ends a process."""
+        """Decide and apply; None, with a difference, when the decider now fails in a way that ends a process.
+
+        Raises the service's `rejected`.
+        """
+        for table in self._tables.values():
+            table.begin_decision()
         try:
             decision = self._decider.decide(
                 command, self.states.get(key), cause=cause, now=now, tables=self._tables
             )
         except self.service.rejected:
-            self._note_lookups(key, command)
             raise
         except Exception as error:  # noqa: BLE001 - a changed decider may fail in any way; the rest shall still be told
             self._differs(key, f"{type(command).__name__} fails with {type(error).__name__}: {error}")
             return None
-        self._note_lookups(key, command)
+        finally:
+            for name, table in self._tables.items():
+                for group in table.unknown:
+                    self._differs(
+                        key, f"{type(command).__name__} reads {name}({group}), which it did not then"
+                    )
         if decision.state is None:
             self.states.pop(key, None)
         else:
@@ -181,12 +214,8 @@ class Replay:
         self.outputs += [Output(body, meta) for body, meta in decision.outputs]
         return decision
 
-    def _note_lookups(self, key: str, command: Any) -> None:
-        for name, table in self._tables.items():
-            for group in table.unknown:
-                what = f"{type(command).__name__} reads {name}({group}), which it did not then"
-                self._differs(key, what)
-            table.unknown.clear()
+    def _lookups(self) -> tuple[tuple[str, str], ...]:
+        return tuple((name, group) for name, table in self._tables.items() for group in sorted(table.read))
 
     def _same_verdicts(
         self, fate: str, partition: int, was: list[tuple[str, int, str]], now: list[tuple[str, int, str]]

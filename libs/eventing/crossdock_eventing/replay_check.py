@@ -16,14 +16,18 @@ from crossdock_eventing import names
 from crossdock_eventing.broker.interface import Broker, Record, TopicPartition, Watermarks
 from crossdock_eventing.codec import Codec
 from crossdock_eventing.envelope import header, record_key
-from crossdock_eventing.journal import read_turn
+from crossdock_eventing.journal import Turn, read_turn
 from crossdock_eventing.reading import read_up_to
 from crossdock_eventing.registry import SchemaSource
-from crossdock_eventing.replay import Difference, NotReplayable, Output, Replay, compare
+from crossdock_eventing.replay import Difference, Output, Replay, compare
 from crossdock_eventing.service import Service
 from crossdock_eventing.task import OFFSETS_KEY
 
 _PASSES_MAX = 20
+
+
+class NotReplayable(Exception):
+    """Journal or inputs do not reach back far enough, or do not join; the text says where."""
 
 
 class Topics:
@@ -59,7 +63,7 @@ class Topics:
         for record in records:
             self.records[TopicPartition(record.topic, record.partition)].append(record)
 
-    def between(self, topic: str, partition: int, start: int, end: int) -> Sequence[Record]:
+    def between(self, partition: int, topic: str, start: int, end: int) -> Sequence[Record]:
         """Records with offsets from `start` up to but without `end`. Raises NotReplayable when retention took some."""
         each = TopicPartition(topic, partition)
         if start < end and self.ends[each].low > start:
@@ -119,9 +123,7 @@ class ReplayCheck:
                     read_turn(record.value or b"{}")
                     for record in topics.records[TopicPartition(journal, number)]
                 ]
-                require_beginning(
-                    topics, TopicPartition(journal, number), (run for turn in turns for run in turn.runs)
-                )
+                require_whole(topics, TopicPartition(journal, number), turns)
                 replay.task(number, turns, topics.between)
             except NotReplayable as reason:
                 found.beyond.append(str(reason))
@@ -185,19 +187,23 @@ def reading_codec(registry: SchemaSource, service: Service) -> Codec:
     return Codec(registry, written=(), read=[*service.inputs, *service.states, *tables, *service.outputs])
 
 
-def require_beginning(topics: Topics, journal: TopicPartition, runs: Iterable[tuple[str, int, int]]) -> None:
-    """Raises NotReplayable when the journal starts after the task did."""
+def require_whole(topics: Topics, journal: TopicPartition, turns: Iterable[Turn]) -> None:
+    """Raises NotReplayable when the journal starts after the task did, or its runs do not join."""
     if topics.ends[journal].low:
         raise NotReplayable(f"{journal.topic}/{journal.partition} begins at {topics.ends[journal].low}")
-    first: dict[str, int] = {}
-    for topic, start, _ in runs:
-        first.setdefault(topic, start)
-    for topic, start in first.items():
-        low = topics.ends[TopicPartition(topic, journal.partition)].low
-        if low < start and topics.between(topic, journal.partition, low, start):
+    reached: dict[str, int] = {}
+    for topic, start, end in (run for turn in turns for run in turn.runs):
+        if topic not in reached:
+            low = topics.ends[TopicPartition(topic, journal.partition)].low
+            if low < start and topics.between(journal.partition, topic, low, start):
+                raise NotReplayable(
+                    f"{journal.topic}/{journal.partition} misses messages of {topic} before {start}"
+                )
+        elif reached[topic] != start:
             raise NotReplayable(
-                f"{journal.topic}/{journal.partition} misses messages of {topic} before {start}"
+                f"{journal.topic}/{journal.partition}: {topic} goes on at {start} instead of {reached[topic]}"
             )
+        reached[topic] = end
 
 
 def stored_states(changelog: Iterable[Record], codec: Codec) -> Iterable[tuple[str, Any]]:
