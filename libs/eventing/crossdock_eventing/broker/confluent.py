@@ -22,6 +22,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # re-exported
 )
 
 from crossdock_eventing.broker import partitioner
+from crossdock_eventing.broker.bounded import Bounded
 from crossdock_eventing.broker.failure import (
     AbortRequired,
     BrokerError,
@@ -48,6 +49,7 @@ log = structlog.get_logger(__name__)
 
 _SEEK_RETRY_S: Final = 0.001
 _METADATA_RETRY_S: Final = 0.02
+_RETURN_GRACE_S: Final = 1.0
 
 # Error codes by the client's own names.
 _FENCED: Final = frozenset(
@@ -376,6 +378,7 @@ class ConfluentProducer:
         self._client = ck.Producer(conf)
         self._settings = settings
         self._timeout_s = settings.transaction_timeout_ms / 1000
+        self._bounded = Bounded("send-offsets")
 
     def init_transactions(self) -> None:
         deadline = time.monotonic() + self._settings.init_timeout_s
@@ -424,9 +427,14 @@ class ConfluentProducer:
 
     def send_offsets(self, offsets: Mapping[TopicPartition, int], group: GroupMetadata) -> None:
         native = [_native(partition, offset) for partition, offset in offsets.items()]
+        client, timeout_s = self._client, self._timeout_s
+
+        def send() -> None:
+            client.send_offsets_to_transaction(native, group, timeout_s)
+
+        # The call does not keep its time-out by itself, and then nothing is known of it: see `bounded`.
         _translated(
-            lambda: self._client.send_offsets_to_transaction(native, group, self._timeout_s),
-            TransactionOutcomeUnknown,
+            lambda: self._bounded.run(send, within_s=timeout_s + _RETURN_GRACE_S), TransactionOutcomeUnknown
         )
 
     def commit(self) -> None:
@@ -441,6 +449,7 @@ class ConfluentProducer:
     def close(self) -> None:
         # The client's own close() would abort and flush, and so block on a broker that is away.
         self._client.purge()
+        self._bounded.close()
         del self._client
 
 
