@@ -47,6 +47,7 @@ from crossdock_order_orchestrator.model import (
     cancellable_units,
     cancelled_for_channel,
     components,
+    is_started,
     is_till_sale,
     live_units,
     nothing_open,
@@ -272,9 +273,9 @@ def release_stock(decision: Decision, slip_id: str, stops: tuple[SlipLine, ...])
 
 
 def reject_order(decision: Decision, reason_code: str, detail: str) -> None:
-    """Give up an order of which nothing was released: free its stock and close it. Money is settled afterwards."""
+    """Give up an order of which nothing was released or has shipped: free its stock and close it. Money is settled afterwards."""
     order = decision.order
-    assert order.releases == 0
+    assert not is_started(order)
     lines = tuple(
         CancelledUnits(
             line_id=line.line_id,

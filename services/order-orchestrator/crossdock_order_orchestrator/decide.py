@@ -77,6 +77,7 @@ from crossdock_order_orchestrator.model import (
     Forgotten,
     FraudCleared,
     InputKept,
+    is_started,
     is_till_sale,
 )
 from crossdock_order_orchestrator.payments import (
@@ -293,11 +294,11 @@ def _on_fraud_decided(decision: Decision, command: FraudDecided) -> None:
 
 
 def _reject_for_fraud(decision: Decision, reason: str) -> None:
-    """Nothing ships if nothing was released; else what can still be stopped is."""
+    """Nothing ships if nothing has started; else what can still be stopped is."""
     order = decision.order
     if order.stage is not Stage.OPEN:
         return
-    if order.releases == 0:
+    if not is_started(order):
         reject_order(decision, FRAUD_REJECTED, reason)
         return
     cancel(

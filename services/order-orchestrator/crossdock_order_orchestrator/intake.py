@@ -36,6 +36,7 @@ from crossdock_order_orchestrator.model import (
     RefundDeferred,
     Remembered,
     channel_line_id,
+    is_started,
     live_units,
     open_units,
     withdrawn_units,
@@ -133,7 +134,9 @@ def merge(decision: Decision, snapshot: ChannelOrderReceived, items: Lookup[Item
         )
     before = len(decision.events)
     newer = (snapshot.revision_at, snapshot.revision_id) > (order.revision_at, order.revision_id)
-    if newer and order.stage is Stage.OPEN and snapshot.kind is order.source.kind is IntakeKind.SNAPSHOT:
+    if newer and order.stage is not Stage.OPEN and snapshot.status is not ChannelStatus.CANCELLED:
+        _show_additions(decision, snapshot, items)
+    elif newer and snapshot.kind is order.source.kind is IntakeKind.SNAPSHOT:
         _revise(decision, snapshot, items)
     merge_tenders(decision, snapshot.tenders)
     if overpaid_minor(decision.order) > 0 and REFUND_TIMER not in decision.order.timers:
@@ -154,7 +157,7 @@ def merge(decision: Decision, snapshot: ChannelOrderReceived, items: Lookup[Item
 def _revise(decision: Decision, snapshot: ChannelOrderReceived, items: Lookup[ItemMapped]) -> None:
     """Take over lines, charges and delivery of a newer snapshot as far as the order has not gone too far for it."""
     order = decision.order
-    released = order.releases > 0 or order.charges_billed
+    released = is_started(order)
     given = {line.line_id: line for line in snapshot.lines}
     known = {channel_line_id(line) for line in order.lines}
     lines: list[Line] = []
@@ -181,15 +184,11 @@ def _revise(decision: Decision, snapshot: ChannelOrderReceived, items: Lookup[It
         lines.append(revised)
     for added in snapshot.lines:
         if added.line_id not in known:
-            exploded = _explode(added, snapshot.currency, items, routed=True)
             if released:
                 too_late = too_late or added.units > 0
-                # What is not accepted is worth nothing: money that was taken for it is overpaid.
-                zero = Amounts.zero(snapshot.currency)
-                exploded = tuple(
-                    replace(line, units=0, waiting=0, soft=0, open_amounts=zero) for line in exploded
-                )
-            lines.extend(exploded)
+                lines.extend(_unaccepted(added, snapshot.currency, items))
+            else:
+                lines.extend(_explode(added, snapshot.currency, items, routed=True))
     repriced = tuple(
         line if line.line_id in reductions else replace(line, open_amounts=_repriced(line)) for line in lines
     )
@@ -239,6 +238,44 @@ def _revise(decision: Decision, snapshot: ChannelOrderReceived, items: Lookup[It
         or decision.order.priced != order.priced
     ):
         _publish_received(decision, snapshot)
+
+
+def _show_additions(decision: Decision, snapshot: ChannelOrderReceived, items: Lookup[ItemMapped]) -> None:
+    """What a snapshot adds to an order that has ended, in an exchange for instance, is not accepted: somebody sees it, once."""
+    order = decision.order
+    given = {line.line_id: line.units for line in snapshot.lines}
+    lines = []
+    grows = False
+    for line in order.lines:
+        units = given.get(LineId(channel_line_id(line)), 0) * line.per_unit
+        grows = grows or units > line.reported
+        lines.append(replace(line, reported=max(units, line.reported)))
+    known = {channel_line_id(line) for line in order.lines}
+    for added in snapshot.lines:
+        if added.line_id not in known and added.units > 0:
+            grows = True
+            lines.extend(_unaccepted(added, order.source.currency, items))
+    if grows:
+        decision.emit(
+            OrderRevised(
+                order=replace(
+                    order,
+                    revision_at=snapshot.revision_at,
+                    revision_id=snapshot.revision_id,
+                    lines=tuple(lines),
+                )
+            )
+        )
+        decision.hold(CHANGE_AFTER_RELEASE, decision.policy.exception_deadline)
+
+
+def _unaccepted(given: ChannelLine, currency: str, items: Lookup[ItemMapped]) -> tuple[Line, ...]:
+    """Our lines for a line that came too late. It is worth nothing: money that was taken for it is overpaid."""
+    zero = Amounts.zero(currency)
+    return tuple(
+        replace(line, units=0, waiting=0, soft=0, open_amounts=zero, reported_amounts=zero)
+        for line in _explode(replace(given, amounts=None), currency, items, routed=True)
+    )
 
 
 def _reported(given: ChannelLine | None, line: Line, order: OrderState, currency: str) -> tuple[int, Amounts]:

@@ -502,6 +502,11 @@ def shipped_units(order: OrderState) -> int:
     return sum(line.shipped for line in order.lines)
 
 
+def is_started(order: OrderState) -> bool:
+    """True once anything of it was released or has shipped: from then on it cannot be given up as a whole."""
+    return order.releases > 0 or order.charges_billed
+
+
 def is_till_sale(order: OrderState) -> bool:
     return order.source.kind is IntakeKind.POS_SALE
 

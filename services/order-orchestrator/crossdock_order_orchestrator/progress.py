@@ -36,6 +36,7 @@ from crossdock_order_orchestrator.model import (
     OrderClosed,
     completed_for_channel,
     is_ours_to_ship,
+    is_started,
     is_till_sale,
     nothing_open,
     open_units,
@@ -63,7 +64,7 @@ def advance(decision: Decision, *, shipment_id: str | None = None) -> None:
             pass
         elif not is_ours_to_ship(order):
             _ship_by_marketplace(decision)
-        elif order.status is ChannelStatus.SHIPPED and order.releases == 0:
+        elif order.status is ChannelStatus.SHIPPED and not is_started(order):
             # Somebody fulfilled it in the channel: shipping it again would be worse than asking.
             decision.hold(FULFILLED_ELSEWHERE, decision.policy.exception_deadline)
         else:
@@ -81,7 +82,7 @@ def advance(decision: Decision, *, shipment_id: str | None = None) -> None:
 def _hold(decision: Decision) -> None:
     """Wait visibly, with a deadline, for payment, for a risk decision, for stock; stop waiting when it came."""
     order, policy = decision.order, decision.policy
-    if order.releases == 0:
+    if not is_started(order):
         if order.status is ChannelStatus.PENDING or not order.priced:
             decision.hold(PENDING, policy.pending_deadline)
         else:

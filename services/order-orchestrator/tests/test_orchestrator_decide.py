@@ -575,6 +575,17 @@ class TestIntake:
         unpaid = spec().when(an_order(line, tender=TenderState.PENDING))
         assert not unpaid.all(OrderShipped)
 
+    def test_services_that_have_shipped_are_not_rejected_any_more(self) -> None:
+        line = a_line(MUG, "MUG", 1, worth(500), requires_shipping=False)
+        shipped = spec().after(an_order(line, tender=TenderState.AUTHORIZED))
+        assert shipped.state.stage is Stage.OPEN, "its capture is under way"
+        decided = shipped.when(
+            FraudDecided(order_id=ORDER, decision_id="d1", verdict=FraudVerdict.REJECT, actor="risk")
+        )
+        assert not decided.all(OrderRejected)
+        (capture_id,) = (movement.movement_id for movement in decided.state.movements)
+        decided.specification.when(captured(capture_id, 900)).one(OrderCompleted)
+
     def test_an_order_that_somebody_else_fulfilled_is_not_shipped_again(self) -> None:
         taken = spec().when(an_order(status=ChannelStatus.SHIPPED))
         assert taken.one(OrderHeld).reason_code == "order.fulfilled_elsewhere"
@@ -896,6 +907,25 @@ class TestEdits:
         assert (held.reason_code, held.owner) == ("order.change_after_release", "order-support")
         assert edited.state.lines[0].units == 2
         assert not edited.all(ReserveStock)
+
+    def test_what_is_added_to_an_order_that_has_ended_is_shown_to_somebody_once(self) -> None:
+        only = a_line(SHIRT, "SHIRT", 2, worth(2000, 380))
+        done = spec().after(an_order(only), reserved(1, (SHIRT, "SHIRT", 2, 0)), dispatched(1, L1=2))
+        assert done.state.stage is Stage.COMPLETED
+        exchange = self.edited(2, 1)
+        added = done.when(exchange)
+        assert added.one(OrderHeld).reason_code == "order.change_after_release"
+        assert not added.all(ReserveStock)
+        assert total_minor(added.state) == total_minor(done.state)
+        resolved = added.specification.after(
+            *[timer(added.specification, "hold:order.change_after_release")[0]]
+        )
+        resolved.when(exchange).then_types(Ignored)
+        resolved.when(replace(exchange, revision_id="r9")).then_types(Ignored)
+        refund = replace(exchange, lines=(only,), revision_id="r10")
+        resolved.when(replace(refund, total=eur(2380 + 400))).then_types(Ignored)
+        more = self.edited(3, 1, revision=5)
+        assert resolved.when(more).one(OrderHeld).reason_code == "order.change_after_release"
 
     def test_a_new_line_after_release_is_worth_nothing_and_its_money_goes_back(self) -> None:
         order = an_order(a_line(SHIRT, "SHIRT", 2, worth(2000, 380)))
