@@ -134,10 +134,11 @@ def merge(decision: Decision, snapshot: ChannelOrderReceived, items: Lookup[Item
         )
     before = len(decision.events)
     newer = (snapshot.revision_at, snapshot.revision_id) > (order.revision_at, order.revision_id)
-    if newer and order.stage is not Stage.OPEN and snapshot.status is not ChannelStatus.CANCELLED:
+    if newer and order.stage is Stage.OPEN:
+        if snapshot.kind is order.source.kind is IntakeKind.SNAPSHOT:
+            _revise(decision, snapshot, items)
+    elif newer and snapshot.status is not ChannelStatus.CANCELLED:
         _show_additions(decision, snapshot, items)
-    elif newer and snapshot.kind is order.source.kind is IntakeKind.SNAPSHOT:
-        _revise(decision, snapshot, items)
     merge_tenders(decision, snapshot.tenders)
     if overpaid_minor(decision.order) > 0 and REFUND_TIMER not in decision.order.timers:
         # The channel that lowered the total, or reported money late, may be sending it back itself.

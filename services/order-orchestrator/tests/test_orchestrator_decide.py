@@ -927,6 +927,12 @@ class TestEdits:
         more = self.edited(3, 1, revision=5)
         assert resolved.when(more).one(OrderHeld).reason_code == "order.change_after_release"
 
+    def test_an_order_that_was_cancelled_takes_no_line_of_its_cancelled_snapshot(self) -> None:
+        cancelled = spec().after(an_order(a_line(SHIRT, "SHIRT", 2, worth(2000, 380))), a_channel_cancel())
+        assert cancelled.state.stage is Stage.CANCELLED
+        again = cancelled.when(self.edited(2, 1, status=ChannelStatus.CANCELLED))
+        assert again.state.lines == cancelled.state.lines
+
     def test_a_new_line_after_release_is_worth_nothing_and_its_money_goes_back(self) -> None:
         order = an_order(a_line(SHIRT, "SHIRT", 2, worth(2000, 380)))
         released = spec().after(order, reserved(1, (SHIRT, "SHIRT", 2, 0)))
