@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -226,8 +226,10 @@ class World:
         for service in self.inputs:
             self.commit(service)
 
-    def audit(self, books: Books = NO_BOOKS, *, drained: bool = False) -> Report:
-        return self._auditor.audit(self.broker, books, expect_drained=drained)
+    def audit(
+        self, books: Books = NO_BOOKS, *, drained: bool = False, supplied: Sequence[Check] = ()
+    ) -> Report:
+        return self._auditor.audit(self.broker, books, expect_drained=drained, supplied=supplied)
 
     def check(self, name: str, books: Books = NO_BOOKS, *, drained: bool = False) -> Check:
         """The check of this name."""

@@ -162,6 +162,8 @@ class Books:
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Books:
         """Raises KeyError, TypeError or ValueError for what is no such account."""
+        if not isinstance(found, Mapping):
+            raise TypeError("books are an object")
         unknown = set(found) - {"warehouse", "payments", "erps", "channels"}
         if unknown:
             raise ValueError(f"no such books: {', '.join(sorted(unknown))}")
