@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from crossdock_canonical.identity import LineId, OrderId, Sku, order_id
+from crossdock_canonical.identity import LineId, LocationId, OrderId, Sku, order_id
 from crossdock_canonical.money import Amounts, Money
 from crossdock_canonical.records import (
     CancelRequested,
@@ -81,6 +81,16 @@ def planted(
         for service, changelog in evidence.changelogs.items()
     }
     return found
+
+
+def when(kind: type, change: Callable[[Body], Body], **where: Any) -> Callable[[Body], Body]:
+    """A change of the records of a type whose fields are as given; all others stay."""
+
+    def changed(body: Body) -> Body:
+        is_meant = type(body) is kind and all(getattr(body, name) == value for name, value in where.items())
+        return change(body) if is_meant else body
+
+    return changed
 
 
 def _with_latest(
@@ -191,7 +201,12 @@ def _open_shop(backbone: Backbone) -> None:
     backbone.stock("C", STORE=1)
     backbone.stock("D", WH=1)
     backbone.run()
-    receipt = {"sku": Sku("A"), "location": "WH", "feed": "wms", "moved_at": backbone.clock.now()}
+    receipt: dict[str, Any] = {
+        "sku": Sku("A"),
+        "location": "WH",
+        "feed": "wms",
+        "moved_at": backbone.clock.now(),
+    }
     backbone.send(StockMovement(**receipt, delta=5, reason="receipt", ref="PO-1"), cause="PO-1")
     backbone.send(StockMovement(**receipt, delta=5, reason="receipt", ref="PO-1"), cause="PO-1")
     backbone.run()
@@ -206,7 +221,7 @@ def _send_back(backbone: Backbone) -> None:
             order_id=id_of(RETURNED),
             rma_id="RMA",
             inspection_id="I1",
-            location="STORE",
+            location=LocationId("STORE"),
             lines=(
                 InspectedLine(line_id=LineId("L0"), units=1, grade=Grade.SELLABLE),
                 InspectedLine(line_id=LineId("L0"), units=1, grade=Grade.DAMAGED),
@@ -249,7 +264,7 @@ def _sell_what_is_promised(backbone: Backbone) -> None:
             status=ChannelStatus.SHIPPED,
             method=DeliveryMethod.CARRIED_OUT,
             placed_at=now,
-            pickup_location="STORE",
+            pickup_location=LocationId("STORE"),
         )
     )
     backbone.run()
@@ -260,7 +275,12 @@ def _settle(backbone: Backbone) -> None:
     sold = replace(sold, total=Money(minor=2200, currency="EUR"))
     backbone.send(sold)
     backbone.run()
-    file = {"settlement_id": "amazon/shop/1", "sha256": "ab" * 32, "channel": "amazon", "shop": "shop"}
+    file: dict[str, Any] = {
+        "settlement_id": "amazon/shop/1",
+        "sha256": "ab" * 32,
+        "channel": "amazon",
+        "shop": "shop",
+    }
 
     def line(number: int, amount_type: str, description: str, minor: int, kind: str = "Order") -> Any:
         return SettlementLine(
