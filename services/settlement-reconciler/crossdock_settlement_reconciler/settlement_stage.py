@@ -154,9 +154,13 @@ def _declare(decision: _Decision, declared: SettlementDeclared) -> None:
             assert state.declaration is not None
             if declaration == state.declaration:
                 decision.add(Ignored("settlement.duplicate", f"{declared.sha256} is declared"))
+            elif declared.sha256 in state.contradicted:
+                decision.add(Ignored("settlement.duplicate", f"{declared.sha256} is refused"))
             else:
                 text = f"{state.declaration.sha256} is {state.stage.lower()}; discard one of the two"
                 decision.add(_refused(state, declared.sha256, CONTRADICTION, text))
+        case Stage.REFUSED if declaration == state.declaration and state.reason_code == CONTROL_SUM:
+            decision.add(Ignored("settlement.duplicate", f"{declared.sha256} is refused"))
         case Stage.OPEN | Stage.REFUSED:
             decision.add(DeclarationTaken(declared))
             _await_completion(decision, declared.sha256)
@@ -300,8 +304,8 @@ def evolve_settlement(state: SettlementProgress | None, event: SettlementEvent) 
 
 
 def _with_refusal(state: SettlementProgress, event: SettlementRefused) -> SettlementProgress:
-    if event.reason_code == CONTRADICTION:
-        return state  # the declaration in force stands
+    if event.reason_code == CONTRADICTION:  # the declaration in force stands
+        return replace(state, contradicted=(*state.contradicted, event.sha256)[-FILES_MAX:])
     timers = _without_completion(state, event.sha256)
     if state.declaration is None or state.declaration.sha256 != event.sha256:
         return replace(state, timers=timers)

@@ -498,6 +498,7 @@ def test_a_second_declaration_of_another_file_is_refused():
         refused = spec.when(other).one(SettlementRefused)
         assert (refused.sha256, refused.reason_code) == (OTHER_SHA, "settlement.contradiction")
         spec.when(a_declaration(1, 1000)).then_types(Ignored)
+        spec.after(other).when(other).then_types(Ignored)
 
 
 def test_a_proof_stands_whatever_comes_later():
@@ -511,6 +512,7 @@ def test_a_file_that_contradicts_its_control_sum_is_refused_and_another_may_succ
     spec = SPEC.after(a_declaration(1, 1001), matched_lines(1, 1000))
     assert spec.state.stage is Stage.REFUSED
     assert spec.state.reason_code == "settlement.control_sum"
+    spec.when(a_declaration(1, 1001)).then_types(Ignored)
 
     corrected = spec.after(matched_lines(1, 1001, sha256=OTHER_SHA))
 
