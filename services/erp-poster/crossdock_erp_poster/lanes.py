@@ -53,6 +53,7 @@ class Job:
 
     state_key: str
     call: PostDocument
+    reference: str
     started_s: float
     doubt: UnknownOutcome | None = None
     wanted: bool = True
@@ -117,8 +118,8 @@ class Lanes:
             if known.call.call_id == call.call_id:
                 return
             known.wanted = False
-        job = self._outstanding[state_key] = Job(state_key, call, now_s)
-        tried = self._tried.get(call.reference)
+        job = self._outstanding[state_key] = Job(state_key, call, call.reference, now_s)
+        tried = self._tried.get(job.reference)
         if fresh and call.attempt == 1:
             lane.post(job)
         elif fresh and tried is not None and tried.attempt == call.attempt - 1:
@@ -173,7 +174,7 @@ class Lanes:
         del self._outstanding[job.state_key]
         match outcome:
             case Posted() | Refused():
-                self._tried.pop(job.call.reference, None)
+                self._tried.pop(job.reference, None)
             case Unavailable():
                 self._remember(job, now_s, settled_s=now_s)
             case UnknownOutcome():
@@ -184,7 +185,7 @@ class Lanes:
         self._answers.append(Answer(job.state_key, call_id, ErpAnswered(call_id, outcome)))
 
     def _remember(self, job: Job, now_s: float, *, settled_s: float) -> None:
-        tried, reference = self._tried, job.call.reference
+        tried, reference = self._tried, job.reference
         while tried and tried[oldest := next(iter(tried))].at_s < now_s - _REMEMBERED_S:
             del tried[oldest]
         tried.pop(reference, None)  # to stand at the end

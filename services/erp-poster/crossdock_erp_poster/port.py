@@ -11,7 +11,8 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -116,11 +117,14 @@ class ErpPort:
             for task in asyncio.all_tasks() - {serving}:
                 task.cancel()
 
-    def _leave(self) -> list[LookUp | Posting]:
-        """What leaves now; news come when it is time for more."""
+    def _leave(self, ended: Callable[[float], None] | None = None) -> list[LookUp | Posting]:
+        """Say how a request ended; then what leaves now. News come when it is time for more."""
         with self._lock:
             self._told = False
-            requests = self._lanes.leave(time.monotonic())
+            now_s = time.monotonic()
+            if ended is not None:
+                ended(now_s)
+            requests = self._lanes.leave(now_s)
             due_s = self._lanes.due_s()
         if due_s != self._alarm_s:
             if self._alarm is not None:
@@ -141,14 +145,11 @@ class ErpPort:
         while True:
             match request:
                 case LookUp(erp=erp, job=job):
-                    found = await apis[erp].find(job.call.reference)
-                    with self._lock:
-                        self._lanes.looked_up(request, found, time.monotonic())
+                    found = await apis[erp].find(job.reference)
+                    requests = self._leave(partial(self._lanes.looked_up, request, found))
                 case Posting(erp=erp, jobs=jobs):
                     results = await apis[erp].post([job.call for job in jobs])
-                    with self._lock:
-                        self._lanes.posted(request, results, time.monotonic())
-            requests = self._leave()
+                    requests = self._leave(partial(self._lanes.posted, request, results))
             if not requests:
                 return
             request, *others = requests

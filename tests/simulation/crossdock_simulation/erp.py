@@ -148,7 +148,7 @@ class SimulatedErps:
     def send(self, request: LookUp | Posting, *, timeout_s: float, settle_s: float) -> Exchange:
         """Let a request leave now. It arrives whatever becomes of its sender."""
         now_s, jobs = self.now_s(), request.jobs if isinstance(request, Posting) else (request.job,)
-        references = tuple(job.call.reference for job in jobs)
+        references = tuple(job.reference for job in jobs)
         is_posting = isinstance(request, Posting)
         fate = self._fate(Sent(request.erp, is_posting, references, self._sent[references[0]], now_s))
         assert not is_posting or fate.work_after_s <= settle_s, "an ERP that books so late breaks its promise"
@@ -193,7 +193,7 @@ class SimulatedErps:
     def _respond(self, exchange: Exchange, at_s: float) -> Response:
         request = exchange.request
         if isinstance(request, LookUp):
-            booked = self._books[request.erp].get(request.job.call.reference)
+            booked = self._books[request.erp].get(request.job.reference)
             if not booked:
                 return Response(404, {"code": "not_found"})
             return Response(200, {"external_ref": booked[0].external_ref, "count": len(booked)})

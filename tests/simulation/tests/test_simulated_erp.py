@@ -340,7 +340,7 @@ class Cluster:
 
     def _take_over(self, instance: Instance, chains: set[str]) -> None:
         instance.chains |= chains
-        for chain in sorted(chains):
+        for chain in sorted(chains) if instance.alive else ():
             for call in calls(self.states.get(chain)):
                 instance.started.add(call.call_id)
                 instance.port.start(chain, call, fresh=False)
