@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 from aiokafka.structs import TopicPartition as KafkaPartition
@@ -15,6 +15,7 @@ from aiokafka.structs import TopicPartition as KafkaPartition
 from crossdock_canonical.records import SalableStock
 from crossdock_channel_gateway.availability import AvailabilityTable
 from crossdock_channel_gateway.outbound import SERVICE, TOPICS, Decoder
+from crossdock_channel_gateway.producer import LastingProducer
 from crossdock_eventing.broker.interface import Headers, Record, TopicPartition
 from crossdock_eventing.codec import Undecodable
 from crossdock_eventing.names import group, instance_id
@@ -24,19 +25,6 @@ log = structlog.get_logger()
 _POLL_MS = 100
 _POLL_RECORDS = 500
 _RETRY_S = 1.0
-
-
-def idempotent_producer(bootstrap_servers: str, *, timeout_s: float) -> AIOKafkaProducer:
-    """A producer whose retries never repeat or reorder a record; its partitioner is Java's murmur2."""
-    return AIOKafkaProducer(
-        bootstrap_servers=bootstrap_servers,
-        client_id=group(SERVICE),
-        acks="all",
-        enable_idempotence=True,
-        request_timeout_ms=int(timeout_s * 1000),
-        linger_ms=2,
-        compression_type=None,
-    )
 
 
 class KafkaSource:
@@ -117,7 +105,7 @@ def _record(found: Any) -> Record:
 class KafkaDeadLetters:
     """Dead letters through the gateway's producer."""
 
-    def __init__(self, producer: AIOKafkaProducer) -> None:
+    def __init__(self, producer: LastingProducer) -> None:
         self._producer = producer
 
     async def write(self, topic: str, record: Record, headers: Headers) -> None:

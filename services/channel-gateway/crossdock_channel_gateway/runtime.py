@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import structlog
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from crossdock_canonical.records import (
@@ -52,12 +51,12 @@ from crossdock_channel_gateway.intake import Intake
 from crossdock_channel_gateway.kafka import (
     KafkaDeadLetters,
     KafkaSource,
-    idempotent_producer,
     read_availability,
 )
 from crossdock_channel_gateway.metrics import Metrics
 from crossdock_channel_gateway.outbound import Handler, Outbound
 from crossdock_channel_gateway.problem import Unavailable
+from crossdock_channel_gateway.producer import LastingProducer
 from crossdock_channel_gateway.publish import RETRY_AFTER_S, KafkaPublisher, Publisher
 from crossdock_channel_gateway.settings import Settings
 from crossdock_eventing.clock import Clock
@@ -121,7 +120,7 @@ class Runtime:
         self._publisher = LatePublisher()
         self._table = AvailabilityTable()
         self._metrics = Metrics()
-        self._producer: AIOKafkaProducer | None = None
+        self._producer: LastingProducer | None = None
         gateway = Gateway(settings, self._publisher, self._table, clock, self._metrics)
         gateway.ready = self._missing
         self.app = create_app(gateway, self._running)
@@ -181,15 +180,14 @@ class Runtime:
                 log.warning("gateway.waits_for_registry", detail=str(error))
                 await asyncio.sleep(_RETRY_S)
 
-    async def _connected(self) -> AIOKafkaProducer:
+    async def _connected(self) -> LastingProducer:
         while True:
-            producer = idempotent_producer(
+            producer = LastingProducer(
                 self.settings.bootstrap_servers, timeout_s=self.settings.publish_timeout_s
             )
             try:
                 await producer.start()
             except KafkaError as error:
-                await producer.stop()
                 log.warning("gateway.waits_for_broker", error=type(error).__name__)
                 await asyncio.sleep(_RETRY_S)
             else:
@@ -198,7 +196,7 @@ class Runtime:
     async def _read_availability(self, codec: Codec) -> None:
         await read_availability(self.settings.bootstrap_servers, codec, self._table)
 
-    async def _carry_out(self, codec: Codec, producer: AIOKafkaProducer) -> None:
+    async def _carry_out(self, codec: Codec, producer: LastingProducer) -> None:
         timeout = aiohttp.ClientTimeout(total=self.settings.call_timeout_s)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             caller = HttpCaller(
