@@ -170,12 +170,8 @@ def _check_units(
         wanted |= {line_id: line.units * per_unit for line_id, per_unit in parts.of(line).items()}
     for line_id in {*wanted, *order.lines}:
         units, live = wanted.get(line_id, 0), order.live(line_id)
-        stays = (
-            order.shipped[line_id]
-            + taken_back.refused[order.order_id, line_id]
-            + taken_back.unanswered[order.order_id, line_id]
-        )
-        most = stays if is_withdrawn else max(units, stays)
+        stays = taken_back.refused[order.order_id, line_id] + taken_back.unanswered[order.order_id, line_id]
+        most = max(0 if is_withdrawn else units, order.shipped[line_id]) + stays
         least = 0 if may_be_less else units - cancelled[line_id]
         finding.expect(
             least <= live <= most,
