@@ -6,7 +6,7 @@ give it again) and the book in its changelog (what it starts from when the group
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from crossdock_eventing import names
@@ -132,8 +132,7 @@ def _offsets(evidence: Evidence) -> Check:
                 )
         elif ran is not None and ran != committed:
             violations.append(f"{where}: the group stands at {committed}, the journal at {ran}")
-        books = evidence.changelogs[service].books.get(partition.partition)
-        booked = books[-1][1].get(partition.topic) if books else None
+        booked = evidence.changelogs[service].book(partition.partition).get(partition.topic)
         if booked is not None and booked != committed:
             violations.append(f"{where}: the group stands at {committed}, the changelog's book at {booked}")
     return Check(1, "group, journal and changelog stand at one offset", checked, tuple(violations))
@@ -229,9 +228,13 @@ def _is_for(evidence: Evidence, service: str, record: Record) -> bool:
 
 
 def _inputs(evidence: Evidence) -> Iterator[tuple[str, TopicPartition]]:
+    numbers: dict[str, list[TopicPartition]] = defaultdict(list)
+    for partition in evidence.ends:
+        numbers[partition.topic].append(partition)
     for service, topics in sorted(evidence.inputs.items()):
-        for partition in sorted(each for each in evidence.ends if each.topic in topics):
-            yield service, partition
+        for topic in topics:
+            for partition in numbers[topic]:
+                yield service, partition
 
 
 def _pending(evidence: Evidence, service: str, partition: TopicPartition) -> int:

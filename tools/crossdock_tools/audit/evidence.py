@@ -101,11 +101,17 @@ class Version:
 class Changelog:
     """A service's states. `history` by key, oldest first; compaction may have taken versions, never the last one.
 
-    books: input offsets that the tasks wrote down, by partition, oldest first.
+    books: records in which a task wrote its input offsets down, by partition, oldest first.
     """
 
     history: dict[str, list[Version]] = field(default_factory=lambda: defaultdict(list))
-    books: dict[int, list[tuple[Record, dict[str, int]]]] = field(default_factory=lambda: defaultdict(list))
+    books: dict[int, list[Record]] = field(default_factory=lambda: defaultdict(list))
+
+    def book(self, number: int) -> dict[str, int]:
+        """The input offsets that the task of this number stands at, by topic; empty before its first book."""
+        records = self.books.get(number)
+        found: dict[str, int] = json.loads(records[-1].value or b"{}") if records else {}
+        return found
 
     def latest(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Key and state of everything that lives."""
@@ -325,14 +331,14 @@ class EvidenceReader:
         for record in records:
             key = (record.key or b"").decode(errors="replace")
             if key == OFFSETS_KEY:
-                changelog.books[number].append((record, json.loads(record.value or b"{}")))
+                changelog.books[number].append(record)
             else:
                 changelog.history[key].append(Version(key, record, self._states))
 
 
 def read_turn(record: Record) -> Turn:
     """A journal record. Raises ValueError for another version than 1."""
-    found = json.loads(record.value or b"{}")
+    found = json.loads((record.value or b"{}").decode())
     if found.get("v") != 1:
         raise ValueError(f"{place(record)}: journal version {found.get('v')} is not known here")
     return Turn(
