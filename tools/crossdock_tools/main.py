@@ -14,6 +14,7 @@ from crossdock_tools import simulate as simulating
 from crossdock_tools import trace as tracing
 from crossdock_tools.chaos import command as disturbing
 from crossdock_tools.demo import command as demonstrating
+from crossdock_tools.replaying import command as replaying
 from crossdock_tools.schemas import commands as schemas
 from crossdock_tools.schemas.contracts import ContractError
 
@@ -36,6 +37,7 @@ app.command("audit")(auditing.audit)
 app.add_typer(schemas.app, name="schemas")
 app.add_typer(topics.app, name="topics")
 app.add_typer(dead_letters.app, name="dlt")
+app.add_typer(replaying.app, name="replay")
 
 
 def main() -> None:
@@ -79,6 +81,7 @@ def anticipated() -> tuple[type[Exception], ...]:
         RegistryUnavailable,
         tracing.TraceError,
         auditing.AuditError,
+        replaying.ReplayError,
         LedgerError,
         dead_letters.DeadLetterError,
         simulating.SimulationError,

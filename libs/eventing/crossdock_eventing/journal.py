@@ -50,7 +50,11 @@ class Turn:
 
 def read_turn(value: bytes | str) -> Turn:
     """The journal record of these bytes. Raises UnknownVersion."""
-    found = json.loads(value)
+    return typed_turn(json.loads(value))
+
+
+def typed_turn(found: Mapping[str, Any]) -> Turn:
+    """The turn of these JSON values. Raises UnknownVersion."""
     if found.get("v") != VERSION:
         raise UnknownVersion(f"journal version {found.get('v')} is not known here")
     return Turn(
@@ -62,6 +66,15 @@ def read_turn(value: bytes | str) -> Turn:
         rejected=[(topic, offset, code) for topic, offset, code in found.get("rejected", ())],
         tables=found.get("tables", {}),
     )
+
+
+def plain_turn(turn: Turn) -> dict[str, Any]:
+    """The turn as JSON values, in the format above."""
+    parts: dict[str, Any] = {"v": VERSION, "now": turn.now_us}
+    for name in ("answers", "runs", "timers", "ignored", "rejected", "tables"):
+        if found := getattr(turn, name):
+            parts[name] = found
+    return parts
 
 
 class Journal:
@@ -120,12 +133,7 @@ class Journal:
 
     def record(self, task: int) -> bytes:
         """The value of the task's journal record."""
-        turn = self._turn(task)
-        parts: dict[str, Any] = {"v": VERSION, "now": turn.now_us}
-        for name in ("answers", "runs", "timers", "ignored", "rejected"):
-            if found := getattr(turn, name):
-                parts[name] = found
-        text = json.dumps(parts, separators=(",", ":"), ensure_ascii=False)
+        text = json.dumps(plain_turn(self._turn(task)), separators=(",", ":"), ensure_ascii=False)
         if tables := self._rows.get(task):
             # The rows are JSON already: a large group is read far more often than one of its rows changes.
             inner = ",".join(

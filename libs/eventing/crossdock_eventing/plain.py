@@ -1,7 +1,7 @@
 """Typed values as plain JSON values and back: port answers and table rows in the journal, recorded runs in fixtures.
 
 A class is described by its own annotations, so nothing has to be written for it: dataclasses, enumerations, `NewType`s,
-times, tuples, mappings with text keys, optional values, and unions of dataclasses. A time is ISO 8601 text. A member of a
+times (ISO 8601), bytes (base 64), tuples, mappings with text keys, optional values, and unions of dataclasses. A member of a
 union, and whatever goes through `Tagged`, is an object of one field that carries the name of its class. In brief, a field that
 equals its default is left out; reading back puts it in again.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import types
 import typing
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from datetime import datetime
@@ -65,6 +66,8 @@ def _to_plain(kind: Any, brief: bool) -> _Conversion:
     kind = _supertype(kind)
     if kind is datetime:
         return datetime.isoformat
+    if kind is bytes:
+        return lambda value: b64encode(value).decode()
     if isinstance(kind, type) and issubclass(kind, Enum):
         return lambda value: value.value
     if is_dataclass(kind):
@@ -104,6 +107,8 @@ def _to_typed(kind: Any) -> _Conversion:
     kind = _supertype(kind)
     if kind is datetime:
         return datetime.fromisoformat
+    if kind is bytes:
+        return b64decode
     if isinstance(kind, type) and issubclass(kind, Enum):
         return kind
     if is_dataclass(kind):

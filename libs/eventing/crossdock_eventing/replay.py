@@ -119,7 +119,8 @@ class Replay:
         self.counts: Counter[str] = Counter()
         self._decider = Decider(service, codec, partitions=partitions, partition_of=partition_of)
         self._answers = Tagged(service.answers)
-        self._compacted = compacted
+        self.partitions = partitions
+        self.compacted = compacted & {kind.TOPIC for kind in service.outputs}
         self._witness = witness
         self._tables = {name: _RecordedTable(kind) for name, kind in service.tables.items()}
 
@@ -233,7 +234,7 @@ class Replay:
         rows: dict[tuple[str, str], Output] = {}
         events: list[Output] = []
         for output in outputs:
-            if output.body.TOPIC in self._compacted:
+            if output.body.TOPIC in self.compacted:
                 rows[output.body.TOPIC, record_key(output.body)] = output
             else:
                 events.append(output)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from crossdock_eventing.envelope import header, record_key
 from crossdock_eventing.journal import Turn, read_turn
 from crossdock_eventing.reading import read_up_to
 from crossdock_eventing.registry import SchemaSource
-from crossdock_eventing.replay import Difference, Output, Replay, compare
+from crossdock_eventing.replay import Difference, Output, Replay, Step, compare
 from crossdock_eventing.service import Service
 from crossdock_eventing.task import OFFSETS_KEY
 
@@ -87,13 +87,14 @@ class Identity:
 
     checked: services, tasks, turns, messages, answers, timers, outputs and states that were held against each other.
     differences: what today's deciders do otherwise. beyond: tasks whose journal or inputs no longer reach back to their
-    beginning, which nobody can replay. quiet: nothing was written while the topics were read.
+    beginning, which nobody can replay. replays: one a service. quiet: nothing was written while the topics were read.
     """
 
     checked: Counter[str] = field(default_factory=Counter)
     differences: list[Difference] = field(default_factory=list)
     beyond: list[str] = field(default_factory=list)
     quiet: bool = True
+    replays: list[Replay] = field(default_factory=list)
 
 
 class ReplayCheck:
@@ -103,19 +104,31 @@ class ReplayCheck:
         self._services = tuple(services)
         self._codecs = {service.name: reading_codec(registry, service) for service in self._services}
 
-    def check(self, broker: Broker) -> Identity:
-        """Replay the journals of `broker`. Raises BrokerRefused (a topic is missing), BrokerUnavailable."""
+    def check(self, broker: Broker, witness: Callable[[Step], None] = lambda _step: None) -> Identity:
+        """Replay the journals of `broker`; `witness` hears of every decision.
+
+        Raises BrokerRefused (a topic is missing), BrokerUnavailable.
+        """
         topics = Topics(broker, {topic for service in self._services for topic in topics_of(service)})
         compacted = compacted_topics(broker, self._services)
         found = Identity(quiet=topics.quiet)
         for service in self._services:
-            self._check(service, topics, compacted, found)
+            found.replays.append(self._check(service, topics, compacted, witness, found))
         return found
 
-    def _check(self, service: Service, topics: Topics, compacted: frozenset[str], found: Identity) -> None:
+    def _check(
+        self,
+        service: Service,
+        topics: Topics,
+        compacted: frozenset[str],
+        witness: Callable[[Step], None],
+        found: Identity,
+    ) -> Replay:
         codec = self._codecs[service.name]
         journal = names.journal_topic(service.name)
-        replay = Replay(service, codec, partitions=topics.partitions[journal], compacted=compacted)
+        replay = Replay(
+            service, codec, partitions=topics.partitions[journal], compacted=compacted, witness=witness
+        )
         beyond = 0
         for number in range(topics.partitions[journal]):
             try:
@@ -147,6 +160,7 @@ class ReplayCheck:
         found.checked += Counter(
             services=1, tasks=topics.partitions[journal] - beyond, outputs=len(outputs), states=len(states)
         )
+        return replay
 
 
 def replay_identity(
