@@ -17,6 +17,7 @@ class Schedule:
     seed: draws the workload, the fates outside and the interleaving. faults: what goes wrong.
     left_out: numbers of the workload's items that are not said. partitions, instances: of every service.
     batch_max, commit_interval_s: how the workers commit. horizon_days: how much time passes after the last item.
+    replays: at the end every journal is replayed, which takes a third of the time of all else.
     """
 
     seed: int
@@ -27,6 +28,7 @@ class Schedule:
     batch_max: int = 2000
     commit_interval_s: float = 0.0
     horizon_days: float = 60.0
+    replays: bool = True
 
     @classmethod
     def of_seed(cls, seed: int) -> Schedule:
@@ -41,6 +43,7 @@ class Schedule:
             commit_interval_s=chance.choice((0.0, 0.0, 0.004)),
             # The longer one is past every retention: closed orders are forgotten.
             horizon_days=chance.choice((60.0, 60.0, 60.0, 420.0)),
+            replays=chance.random() < 1 / 3,
         )
 
     def without(
@@ -61,6 +64,7 @@ class Schedule:
             "batch_max": self.batch_max,
             "commit_interval_s": self.commit_interval_s,
             "horizon_days": self.horizon_days,
+            "replays": self.replays,
         }
 
     @classmethod

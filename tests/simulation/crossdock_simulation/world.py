@@ -26,6 +26,7 @@ from crossdock_eventing.broker.memory import MemoryBroker, Timeouts
 from crossdock_eventing.clock import ManualClock, to_micros
 from crossdock_eventing.codec import Codec
 from crossdock_eventing.registry import MemoryRegistry
+from crossdock_eventing.replay_check import ReplayCheck
 from crossdock_eventing.service import Service
 from crossdock_eventing.task import OFFSETS_KEY
 from crossdock_eventing.worker import Pace
@@ -90,6 +91,7 @@ class Stock:
     edge: Edge
     decoder: Codec
     auditor: Auditor
+    replay: ReplayCheck
     services: Mapping[str, Service]
     erp_settings: ErpSettings
     topics: tuple[TopicSpec, ...]
@@ -116,6 +118,7 @@ def stock() -> Stock:
         edge=Edge(registry),
         decoder=Codec(registry, written=(), read=OUTBOUND),
         auditor=Auditor(catalogue, registry),
+        replay=ReplayCheck(registry, services),
         services={each.name: each for each in services},
         erp_settings=erp_settings,
         topics=tuple(topic_specs(catalogue, 1)),
@@ -393,8 +396,24 @@ class World:
         )
         auditor = self._shared.auditor
         evidence = auditor.read(self.broker)
-        supplied = (self._stores_match(),)
+        supplied = [self._stores_match()]
+        if self._schedule.replays:
+            supplied.append(self._replays_alike())
         return auditor.judge(evidence, books, expect_drained=True, supplied=supplied)
+
+    def _replays_alike(self) -> Check:
+        """Replaying the journals gives the events on the topics and the states in the changelogs, and nothing more."""
+        check = self._shared.replay
+        if self._services != self._shared.services:
+            check = ReplayCheck(self._shared.registry, self._services.values())
+        found = check.check(self.broker)
+        violations = [str(each) for each in found.differences] + found.beyond
+        return Check(
+            6,
+            "replaying the journal gives the same events and states",
+            found.checked["turns"],
+            tuple(violations),
+        )
 
     def _stores_match(self) -> Check:
         """A store holds exactly the last value of every key of its changelog partition."""
