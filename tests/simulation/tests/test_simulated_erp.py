@@ -366,7 +366,9 @@ class Cluster:
     def rebalance(self, to: int) -> None:
         """Every chain moves to one instance; the other, at work, hears of it before."""
         giver, taker = self.instances[1 - to], self.instances[to]
-        at_work = [each.alive and each.member and self.now_s >= each.frozen_until_s for each in (giver, taker)]
+        at_work = [
+            each.alive and each.member and self.now_s >= each.frozen_until_s for each in (giver, taker)
+        ]
         if all(at_work):
             giver.port.forget(frozenset(giver.chains))
             chains, giver.chains, giver.started = giver.chains, set(), set()
