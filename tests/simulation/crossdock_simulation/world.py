@@ -103,7 +103,8 @@ def stock() -> Stock:
     """The one of this process."""
     catalogue = Repository(_CATALOGUE)
     registry = MemoryRegistry()
-    erp_settings = ErpSettings()
+    # The session is 12 s: nothing may be posted so long after a commit that another owner may have begun.
+    erp_settings = ErpSettings(answer_timeout_s=3, post_within_s=5)
     services = (
         order_orchestrator(OrchestratorSettings(backorder_channels=frozenset({"shopify"}))),
         inventory_availability(InventorySettings()),
