@@ -109,7 +109,8 @@ class Instance:
             return False
         self._gate.stirred = False
         moved = bool(self._step()) or self._gate.stirred
-        self._awake = moved or self.worker is None
+        # While no broker answers, nothing found means nothing.
+        self._awake = moved or self.worker is None or self._broker.faults.away
         if not self._awake:
             self._lie_down()
         return moved
