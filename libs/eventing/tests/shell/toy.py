@@ -195,6 +195,11 @@ class Disarmed:
 
 
 @dataclass(frozen=True)
+class Unchanged:
+    code: str
+
+
+@dataclass(frozen=True)
 class Asking:
     call_id: str
     caused_by: str
@@ -207,6 +212,8 @@ def decide(
     match command:
         case Add(amount=amount, reference="ask") as add:
             return (Asking(f"{add.account}/{amount}", cause),)
+        case Add(amount=0, reference="nothing"):
+            return (Unchanged("toy.nothing"),)
         case Add(amount=amount, reference="deadline"):
             return (Armed(now + DEADLINE),)
         case Add(amount=amount) if amount < 0:
@@ -290,6 +297,7 @@ def toy_service(name: str, *, with_rates: bool = False, port: ManualPort | None 
         port=port,
         wants_cause=True,
         answers=(Told,),
+        ignored=Unchanged,
     )
 
 
