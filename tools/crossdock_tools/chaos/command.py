@@ -17,6 +17,7 @@ from crossdock_tools.invocation import command_name
 from crossdock_tools.schemas.commands import JsonOption, repository
 
 _KINDS = {kind.name.lower().replace("_", "-"): kind for kind in Kind}
+_PIPE_WIDTH = 160
 
 
 class ErpOutage(StrEnum):
@@ -57,6 +58,7 @@ def chaos(
     with a network path of its own. Fails on any violation, and when fewer faults were carried out than asked for. Writes
     .local/chaos/report.json; of a run that failed, topics, stores, books and logs stay in .local/chaos.
     """
+    from crossdock_tools.auditing import show
     from crossdock_tools.chaos.run import ChaosError, Run, Settings
     from crossdock_tools.chaos.stack import chaos_directory, clear, running
 
@@ -81,7 +83,7 @@ def chaos(
     _log_to_file(directory)
     try:
         with running(found, say, shopify_secrets=(key, retiring_key)) as stack:
-            report = Run(stack, found, settings, key, say).play()
+            report, verdict = Run(stack, found, settings, key, say).play()
     except KeyboardInterrupt:
         say("stopped; nothing is left running")
         raise typer.Exit(130) from None
@@ -92,6 +94,7 @@ def chaos(
     if as_json:
         print(json.dumps(report.to_json(), indent=1))
     else:
+        show(verdict)
         _print(report)
         print(f"\nwritten to {path}")
     if not report.ok:
@@ -120,6 +123,6 @@ def _log_to_file(directory: Any) -> None:
 def _print(report: Any) -> None:
     from rich.console import Console
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     for table in report.tables():
         console.print(table)

@@ -31,6 +31,7 @@ class ChaosReport:
     requests: int = 0
     requests_repeated: int = 0
     messages: int = 0
+    dead_letters: int = 0
     orders_ended: int = 0
     erp_documents: int = 0
     restarts: dict[str, int] = field(default_factory=dict)
@@ -62,6 +63,7 @@ class ChaosReport:
             "requests answered": self.requests,
             "requests repeated": self.requests_repeated,
             "messages on the topics": self.messages,
+            "dead letters": self.dead_letters,
             "ERP documents": self.erp_documents,
             **{f"processes started again after {how}": count for how, count in self.restarts.items()},
             **{f"ended by itself: {why}": count for why, count in self.ends.items()},
@@ -69,7 +71,7 @@ class ChaosReport:
             "load, s": round(self.load_s),
             "from the last fault to the last effect, s": round(self.drain_s),
             **{f"ERP outage: {name}": value for name, value in self.erp_outage.items()},
-            "things audited": self.audit.get("checked", 0),
+            "facts audited": self.audit.get("checked", 0),
             "violations": self.audit.get("violations", 0),
         }
         yield _table("What became of it", "figure", figures)

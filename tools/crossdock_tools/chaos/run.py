@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from datetime import UTC, timedelta
 
 from crossdock_eventing.clock import SystemClock
 from crossdock_tools.audit.auditor import Auditor
-from crossdock_tools.audit.books import NO_BOOKS
+from crossdock_tools.audit.ledgers import read_ledgers
+from crossdock_tools.audit.report import Report
 from crossdock_tools.chaos import load
 from crossdock_tools.chaos.faults import Faults
 from crossdock_tools.chaos.report import ChaosReport, how_ended, last_words
@@ -23,6 +25,7 @@ from crossdock_tools.chaos.sending import Sender
 from crossdock_tools.chaos.stack import Stack
 from crossdock_tools.chaos.watching import Watcher
 from crossdock_tools.demo.client import read_json, write_json
+from crossdock_tools.demo.run import poison
 from crossdock_tools.schemas.contracts import Repository
 
 _TICK_S = 0.05
@@ -65,26 +68,27 @@ class Run:
         self._key = key
         self._report = ChaosReport(settings.seed, settings.faults)
         self._restarts: Counter[str] = Counter()
+        self._poisoned = 0
         self._said_at = 0.0
         self._watcher = Watcher(stack.cluster)
         self._sender = Sender(stack.gateway_urls)
 
-    def play(self) -> ChaosReport:
-        """The whole run. What is wrong is in the report's `problems`."""
+    def play(self) -> tuple[ChaosReport, Report]:
+        """The whole run, and the auditor's verdict. Everything that is wrong is in the report's `problems`."""
         report, settings = self._report, self._settings
         with closing(self._watcher), closing(self._sender):
             self._under_load()
             self._say("every fault is over and healed; waiting for the last effect")
             healed = time.monotonic()
-            last = load.closing(SystemClock().now().astimezone(UTC))
-            self._sender.send(last)
+            self._sender.send(load.closing(SystemClock().now().astimezone(UTC)))
+            self._poison()
             if settings.erp_away:
                 self._without_erp()
             self._drain(healed)
             report.drain_s = time.monotonic() - healed
             self._collect()
-        self._audit()
-        return report
+        self._say("auditing topics and books")
+        return report, self._audit()
 
     def _under_load(self) -> None:
         settings = self._settings
@@ -104,6 +108,7 @@ class Run:
             self._say("the ERP is away from now on")
         for request in load.opening(start):
             self._sender.send(request)
+        self._poison()
         self._say(
             f"load begins: {settings.orders_per_s:g} orders a second for {settings.load_s:.0f} s, "
             f"{len(schedule)} faults; seed {settings.seed}"
@@ -124,6 +129,11 @@ class Run:
             faults.heal()
             self._report.faults = {kind.value: count for kind, count in sorted(faults.done.items())}
             self._report.load_s = time.monotonic() - began
+
+    def _poison(self) -> None:
+        """A message that nobody can read: one dead letter more."""
+        poison(self._stack.cluster)
+        self._poisoned += 1
 
     def _without_erp(self) -> None:
         """Every order ends while the ERP is still away; then it returns."""
@@ -221,14 +231,20 @@ class Run:
             if books[name]["events_refused"]:
                 report.problems.append(f"{name}: the gateway refused {books[name]['events_refused'][:3]}")
         report.problems += [f"refused by the ERP: {each}" for each in outcome.failed_documents[:10]]
-        report.problems += [f"ERP books: {each}" for each in books["erp"]["findings"][:10]]
-        report.problems += [f"ERP books: {each} is there twice" for each in books["erp"]["duplicates"][:10]]
+        report.problems += [f"the ERP's ledger: {each}" for each in books["erp"]["findings"][:10]]
 
-    def _audit(self) -> None:
-        self._say("auditing")
-        cluster = self._stack.cluster
+    def _audit(self) -> Report:
+        """The auditor's verdict on topics and books, which are kept beside the report."""
+        cluster, report = self._stack.cluster, self._report
+        books = read_ledgers(self._stack.simulator_urls)
+        (self._stack.directory / "books.json").write_text(json.dumps(books.to_json()) + "\n")
         auditor = Auditor(self._repository, cluster.registry())
         evidence = auditor.read(cluster.broker())
-        verdict = auditor.judge(evidence, NO_BOOKS, expect_drained=True)
-        self._report.audit = verdict.to_json()
-        self._report.problems += verdict.findings()
+        verdict = auditor.judge(evidence, books, expect_drained=True)
+        report.messages = len(evidence.entries)
+        report.dead_letters = len(evidence.letters)
+        report.audit = verdict.to_json()
+        report.problems += [f"invariant {each}" for each in verdict.findings()]
+        if len(evidence.letters) != self._poisoned:
+            report.problems.append(f"{len(evidence.letters)} dead letters, {self._poisoned} were provoked")
+        return verdict

@@ -164,6 +164,6 @@ def _drawn(
         case Kind.ERP_OUTAGE:
             return fault(("erp",), ERP_OUTAGE_S)
         case Kind.SLOW:
-            return fault(one(systems), random.uniform(8.0, 20.0), f"{random.randrange(500, 6_000)} ms")
+            return fault(one(systems), random.uniform(8.0, 20.0), f"{random.randrange(500, 5_000)} ms")
         case Kind.LOST:
             return fault(one((*systems, "channels")), random.uniform(8.0, 20.0), f"{random.randrange(5, 40)}")

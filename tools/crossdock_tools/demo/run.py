@@ -103,7 +103,7 @@ class Run:
         for number, request in enumerate(script.orders, start=1):
             self._client.send(request)
             self._progress(f"sent {number}/{len(script.orders)}")
-        _poison(self._stack.cluster)
+        poison(self._stack.cluster)
         for request in script.late:
             self._client.send(request)
         self._wait(
@@ -168,7 +168,7 @@ class Run:
         )
 
 
-def _poison(cluster: Cluster) -> None:
+def poison(cluster: Cluster) -> None:
     """A publisher's mistake, past the gateway: bytes that are no record, on a topic of the warehouse."""
     producer = cluster.broker().producer("retail.demo.poison")
     producer.init_transactions()
