@@ -14,6 +14,7 @@ from crossdock_canonical.records import (
     CancelConfirmed,
     CancelDeclined,
     ChannelOrderReceived,
+    ChannelRefundReceived,
     ChannelStatus,
     FulfillmentCancelRequested,
     FulfillmentRequested,
@@ -22,6 +23,7 @@ from crossdock_canonical.records import (
     LocationKind,
     OrderAmended,
     OrderCancelled,
+    OrderHeld,
     OrderReceived,
     OrderShipped,
     PaymentRecorded,
@@ -245,6 +247,27 @@ def test_messages_after_the_end_change_nothing_and_are_no_violation(day: Evidenc
     late = evidence_of(backbone)
     assert len(late.of(ChannelOrderReceived)) == len(day.of(ChannelOrderReceived)) + 2
     assert not checks(late)[UNITS].violations
+
+
+def test_what_came_before_an_order_that_never_came_is_not_missing() -> None:
+    backbone = Backbone()
+    backbone.send(
+        ChannelRefundReceived(
+            order_id=id_of(1),
+            channel="shopify",
+            shop="shop",
+            external_id="1",
+            refund_id="77",
+            lines=(),
+            amount=Money(minor=100, currency="EUR"),
+            refunded_at=backbone.clock.now(),
+        )
+    )
+    backbone.run()
+    backbone.pass_time(days=4)
+    waiting = evidence_of(backbone)
+    assert [each.body.reason_code for each in waiting.of(OrderHeld)] == ["order.unknown"]
+    assert not any(check.violations for check in checks(waiting).values())
 
 
 def test_a_total_that_is_not_the_channels_is_found() -> None:

@@ -39,7 +39,7 @@ from crossdock_tools.audit.lifecycle import RETURNS, all_ended, nothing_outlives
 from crossdock_tools.audit.money import ORCHESTRATOR
 from crossdock_tools.audit.quantities import ROUTER
 from crossdock_tools.audit.report import Check
-from crossdock_tools.audit.stock import INVENTORY
+from crossdock_tools.audit.stock_replay import INVENTORY
 
 TOLD = "every accepted order is told of, or its state has a deadline"
 WAITS = "every order that has not ended has a deadline"

@@ -68,6 +68,7 @@ ORDERED = "live = ordered - cancelled, shipped ≤ live, and all of it once the 
 SHIPPED = "shipped ≤ asked of the location ≤ released"
 RETURNS = "credited ≤ shipped, and no more is authorised to come back than shipped"
 REFUNDS = "refunds that we start never exceed what was captured"
+CAPTURES = "captures that we start never exceed what has shipped"
 STATES = "ordered = cancelled + waiting + soft + released + shipped, of the worth that was told"
 
 
@@ -358,6 +359,18 @@ def test_a_refund_beyond_what_was_captured_is_found(day: Evidence) -> None:
     )
     late = planted(replace(day, entries=entries))
     assert "of 0 captured" in found(late, REFUNDS)
+
+
+def test_a_refund_of_an_order_that_nobody_tells_of_is_found(day: Evidence) -> None:
+    unknown = planted(day, change=when(RefundPayment, lambda each: replace(each, order_id="nobody")))
+    assert "order nobody" in found(unknown, REFUNDS)
+
+
+def test_a_capture_beyond_what_has_shipped_is_found(day: Evidence) -> None:
+    whole = when(CapturePayment, lambda each: replace(each, amount=Money(minor=99_999, currency="EUR")))
+    assert "99999 is taken" in found(planted(day, change=whole), CAPTURES)
+    first = planted(day, drop=lambda body: isinstance(body, OrderShipped) and body.order_id == id_of(SPLIT))
+    assert "for 0 shipped" in found(first, CAPTURES)
 
 
 def test_a_state_that_is_not_what_was_told_is_found(day: Evidence) -> None:

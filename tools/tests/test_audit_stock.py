@@ -26,7 +26,8 @@ from crossdock_simulation.planting import QUEUED, a_busy_day, an_order, evidence
 from crossdock_tools.audit.books import NO_BOOKS
 from crossdock_tools.audit.evidence import Evidence
 from crossdock_tools.audit.report import Check
-from crossdock_tools.audit.stock import INVENTORY, stock, stock_versions
+from crossdock_tools.audit.stock import stock, stock_versions
+from crossdock_tools.audit.stock_replay import INVENTORY
 
 MOVES = "on hand is the last count and every movement since, once"
 PROMISES = "no promise exceeds what is there, in the network and at its location"

@@ -242,7 +242,7 @@ def _check_tenders(
     ours = {(each.body.order_id, each.body.tender_reference) for each in evidence.of(CapturePayment)}
     for (order_id, reference), states in largest.items():
         order = orders.get(order_id)
-        if order is None:
+        if order is None or order.received is None:
             continue
         recorded: Counter[PaymentKind] = Counter()
         for event in order.payments:
@@ -266,14 +266,14 @@ def _check_tenders(
 
 
 def _check_refunds(orders: Mapping[str, Narration], evidence: Evidence, finding: Finding) -> None:
-    """A refund that came before its order and contradicts it is shown to somebody instead: the order is held for it."""
+    """A refund that came before its order waits for it. If it then contradicts the order, that is held for somebody instead."""
     ours = {(each.body.order_id, each.body.refund_id) for each in evidence.of(RefundPayment)}
     reported: dict[tuple[str, str], Any] = {}
     for entry in accepted(evidence, ORCHESTRATOR, ChannelRefundReceived):
         reported[entry.body.order_id, entry.body.refund_id] = entry.body
     for (order_id, refund_id), body in reported.items():
         order = orders.get(order_id)
-        if order is None:
+        if order is None or order.received is None:
             continue
         by_store = {each.refund_id for each in order.refunds if each.origin is Origin.STORE}
         is_echo = (order_id, body.our_refund_id) in ours or body.our_refund_id in by_store

@@ -29,7 +29,7 @@ from crossdock_tools.audit.money import ORCHESTRATOR, orders_in_state
 from crossdock_tools.audit.narration import narrations
 from crossdock_tools.audit.quantities import ROUTER
 from crossdock_tools.audit.report import Check
-from crossdock_tools.audit.stock import INVENTORY
+from crossdock_tools.audit.stock_replay import INVENTORY
 from crossdock_tools.audit.taken import UNREST, accepted, pending, why_not
 
 RETURNS = "returns"

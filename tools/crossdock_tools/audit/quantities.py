@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from crossdock_canonical.money import Amounts
 from crossdock_canonical.records import (
+    CapturePayment,
     CreditProposed,
     FulfillmentRequested,
     OrderReceived,
+    PaymentCaptured,
+    PaymentDeclined,
     PaymentKind,
     PaymentRefunded,
     PickupCollected,
@@ -41,7 +44,8 @@ def quantities(evidence: Evidence, _books: Books) -> tuple[Check, ...]:
     states = Finding(
         7, "ordered = cancelled + waiting + soft + released + shipped, of the worth that was told"
     )
-    findings = (ordered, shipped, returned, refunded, states)
+    captured = Finding(7, "captures that we start never exceed what has shipped")
+    findings = (ordered, shipped, returned, refunded, captured, states)
     note = why_not(evidence, OrderReceived, FulfillmentRequested, RefundPayment, CreditProposed)
     if note:
         return closed(findings, note)
@@ -51,6 +55,7 @@ def quantities(evidence: Evidence, _books: Books) -> tuple[Check, ...]:
     _check_shipped(orders, evidence, shipped)
     _check_returned(orders, evidence, returned)
     _check_refunded(orders, evidence, refunded)
+    _check_captured(orders, evidence, captured)
     for order_id, state in orders_in_state(evidence).items():
         if order_id in orders:
             _check_state(orders[order_id], state, states)
@@ -127,42 +132,69 @@ def _check_returned(orders: Orders, evidence: Evidence, finding: Finding) -> Non
 def _check_refunded(orders: Orders, evidence: Evidence, finding: Finding) -> None:
     """After each of our requests: all that went back, and what is asked for, is covered by what was captured till then.
 
-    What a marketplace settles counts as captured. What others refunded beyond it is recorded as their exception. A request
-    stands in the order's log where the other effects of its cause stand; without any, at the end.
+    What a marketplace settles counts as captured. What others refunded beyond it is recorded as their exception.
     """
     failed = {each.body.refund_id for each in evidence.of(RefundFailed)}
     failed -= {each.body.refund_id for each in evidence.of(PaymentRefunded)}
-    requests: dict[str, dict[str, tuple[str, int]]] = defaultdict(dict)
+    requests: dict[str, dict[str, _Request]] = defaultdict(dict)
     for entry in evidence.of(RefundPayment):
         body = entry.body
         if body.refund_id not in failed:
             requests[body.order_id].setdefault(body.refund_id, (entry.meta.causation_id, body.amount.minor))
     promised = promised_by_marketplaces(evidence)
     for order_id, asked in requests.items():
-        order = orders.get(order_id) or Narration(order_id)
-        last = {entry.meta.causation_id: index for index, entry in enumerate(order.entries)}
-        due: dict[int, list[str]] = defaultdict(list)
-        for refund_id, (cause, _) in asked.items():
-            due[last.get(cause, len(order.entries) - 1)].append(refund_id)
-        so_far = Narration(order_id)
-        under_way: dict[str, int] = {}
-        for index, entry in enumerate(order.entries):
-            so_far.take(entry)
-            if index not in due:
-                continue
-            under_way |= {refund_id: asked[refund_id][1] for refund_id in due[index]}
+        for reference, under_way, so_far in _as_asked(orders.get(order_id) or Narration(order_id), asked):
             done = {each.refund_id for each in so_far.refunds}
             gone = sum(each.amount.minor - each.over_refund_minor for each in so_far.refunds)
             gone += sum(minor for refund_id, minor in under_way.items() if refund_id not in done)
             there = so_far.recorded(PaymentKind.CAPTURED) + promised.get(order_id, 0)
             finding.expect(
-                gone <= there,
-                f"order {order_id}: with {', '.join(due[index])} {gone} goes back of {there} captured",
+                gone <= there, f"order {order_id}: with {reference} {gone} goes back of {there} captured"
             )
-        if not order.entries:
+
+
+def _check_captured(orders: Orders, evidence: Evidence, finding: Finding) -> None:
+    """After each of our requests: what we took of the customer's money is owed for goods that have left."""
+    declined = {each.body.reference for each in evidence.of(PaymentDeclined)}
+    declined -= {each.body.capture_id for each in evidence.of(PaymentCaptured)}
+    requests: dict[str, dict[str, _Request]] = defaultdict(dict)
+    for entry in evidence.of(CapturePayment):
+        body = entry.body
+        if body.capture_id not in declined:
+            requests[body.order_id].setdefault(body.capture_id, (entry.meta.causation_id, body.amount.minor))
+    for order_id, asked in requests.items():
+        for reference, under_way, so_far in _as_asked(orders.get(order_id) or Narration(order_id), asked):
+            taken, shipped = sum(under_way.values()), so_far.shipped_value()
             finding.expect(
-                False, f"order {order_id}: refunds {', '.join(asked)} of an order that nobody tells of"
+                taken <= shipped, f"order {order_id}: with {reference} {taken} is taken for {shipped} shipped"
             )
+
+
+#: What asked for money to move, and how much.
+_Request = tuple[str, int]
+
+
+def _as_asked(
+    order: Narration, requests: Mapping[str, _Request]
+) -> Iterator[tuple[str, Mapping[str, int], Narration]]:
+    """Each request with all up to it, and the order as told by then.
+
+    A request stands in the order's log where the other effects of its cause stand; without any, at the end.
+    """
+    so_far = Narration(order.order_id)
+    if not order.entries:
+        yield ", ".join(requests), {reference: minor for reference, (_, minor) in requests.items()}, so_far
+        return
+    last = {entry.meta.causation_id: index for index, entry in enumerate(order.entries)}
+    due: dict[int, list[str]] = defaultdict(list)
+    for reference, (cause, _) in requests.items():
+        due[last.get(cause, len(order.entries) - 1)].append(reference)
+    under_way: dict[str, int] = {}
+    for index, entry in enumerate(order.entries):
+        so_far.take(entry)
+        if index in due:
+            under_way |= {reference: requests[reference][1] for reference in due[index]}
+            yield ", ".join(due[index]), under_way, so_far
 
 
 def _check_state(order: Narration, state: Mapping[str, Any], finding: Finding) -> None:
