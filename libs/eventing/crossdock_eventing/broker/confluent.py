@@ -162,6 +162,10 @@ class ConfluentBroker:
             "transaction.timeout.ms": timeout_ms,
             "socket.timeout.ms": timeout_ms,  # the client wants at most transaction.timeout.ms + 100
             "partitioner": "murmur2_random",
+            # By default a client that lost all its connections starts over from the bootstrap servers, and a transaction under way
+            # then stands still for 11 s; without, it goes on after 0.5 s. Should every address have changed, its next call times
+            # out, and the producer that replaces it begins at the bootstrap servers anyway.
+            "metadata.recovery.strategy": "none",
             "retry.backoff.ms": 1,
             "linger.ms": 20,  # the loop's commit flushes; lingering only fills batches
             "batch.size": 262_144,
