@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from crossdock_canonical.money import Money
@@ -13,6 +14,7 @@ from crossdock_canonical.records import (
     PaymentAuthorized,
     PaymentKind,
     PaymentRecorded,
+    ReleaseStock,
 )
 from crossdock_canonical.specification import T0
 
@@ -28,6 +30,10 @@ def authorized(number: int, order: str = "O-1") -> PaymentAuthorized:
 
 def capture(number: int, order: str = "O-1") -> CapturePayment:
     return CapturePayment(order_id=order, capture_id=f"C{number}", tender_reference="T1", amount=EUR)
+
+
+def release(order: str) -> ReleaseStock:
+    return ReleaseStock(sku="A", order_id=order, slip_id=f"{order}/1", lines=())
 
 
 def test_outputs_in_the_order_of_their_causes_pass(world: Any) -> None:
@@ -65,6 +71,18 @@ def test_keys_and_topics_are_independent(world: Any) -> None:
     world.emit(OO, recorded, first)
     world.emit(OO, capture(9, "O-2"), other)
     assert not world.check(NAME).violations
+
+
+def test_two_keys_that_act_on_a_third_owe_each_other_no_order(world: Any) -> None:
+    first, other = world.deliver(authorized(1)), world.deliver(authorized(2, "O-2"))
+    world.emit(OO, release("O-2"), other)
+    world.emit(OO, release("O-1"), first)
+    check = world.check(NAME)
+    assert (check.checked, check.violations) == (2, ())
+    later = world.deliver(authorized(3))
+    world.emit(OO, replace(release("O-1"), slip_id="later"), later)
+    world.emit(OO, replace(release("O-1"), slip_id="earlier"), first)
+    assert len(world.check(NAME).violations) == 1
 
 
 def test_a_repeated_delivery_may_act_at_either_place(world: Any) -> None:
