@@ -100,7 +100,11 @@ KINDS: Mapping[str, Kind] = {
     "erp_fails": Kind("ERP answers 500 to `size` requests and does nothing", _COMMITTED, (1, 3)),
     "erp_fails_afterwards": Kind("ERP books and answers 500 to `size` requests", _COMMITTED, (1, 3)),
     "erp_throttles": Kind("ERP answers 429 to `size` requests", _COMMITTED, (1, 5)),
-    "erp_slow": Kind("ERP answers after `size` seconds", _COMMITTED, (3.0, 45.0)),
+    "erp_slow": Kind(
+        "ERP books, and answers, `size` seconds after it was asked: past the time-out",
+        _COMMITTED,
+        (2.0, 4.0, 20.0),
+    ),
     "gateway_killed": Kind("gateway dies and carries out again what was not committed", _COMMITTED),
     "deliveries_repeated": Kind("the next `size` deliveries are published twice", _COMMITTED, (2, 6)),
     "events_delayed": Kind("events of the outside arrive `size` seconds late", _COMMITTED, (2.0, 600.0)),

@@ -343,7 +343,7 @@ class World:
     def _fate(self, sent: Sent) -> Fate:
         """What becomes of a request to the ERP: the next mishap that a fault has ordered."""
         mishap = self.erp_mishaps.popleft() if self.erp_mishaps else None
-        return Fate(mishap, answer_after_s=self.erp_slow_s, retry_after_s=2.0)
+        return Fate(mishap, work_after_s=self.erp_slow_s, retry_after_s=2.0)
 
     def say(self, text: str) -> None:
         """A line of the history."""
