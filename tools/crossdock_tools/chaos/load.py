@@ -215,7 +215,8 @@ class _Writer:
         )
 
     def refunded_by_shop(self) -> Story:
-        order = self._plain()
+        """Only of money that the shop itself has captured: of anything else it could not."""
+        order = self._plain("paid")
         refund = order.refund(700_000 + order.number, 0, self._start + timedelta(hours=2))
         return Story(
             "order that the shop refunds in part",
@@ -268,15 +269,15 @@ class _Writer:
             request = Request(f"/settlements/amazon?seller={SELLER}", report.encode(), kind)
             yield Story("amazon settlement", (Step(15.0, request),), order=False)
 
-    def _plain(self) -> ShopifyOrder:
-        """One to three lines of what is always there; half of such orders are captured by the shop already."""
+    def _plain(self, status: str | None = None) -> ShopifyOrder:
+        """One to three lines of what is always there; if not said otherwise, half of them are captured by the shop already."""
         lines = [
             Wanted(item, self._random.randint(1, 3))
             for item in self._random.sample(PLAIN, self._random.randint(1, 3))
         ]
         if self._random.random() < 0.2:
             lines[0] = replace(lines[0], discount=333)
-        order = self._order(lines, financial_status=self._random.choice(("paid", "authorized")))
+        order = self._order(lines, financial_status=status or self._random.choice(("paid", "authorized")))
         if order.financial_status == "paid":
             self._paid.append(order)
         return order
