@@ -110,6 +110,11 @@ def on_channel_refund(decision: Decision, event: ChannelRefundReceived) -> None:
     credit_minor = event.amount.minor - unshipped_minor
     credit_id = f"{order.order_id}/channel/{event.refund_id}"
     adjustment_minor = credit_minor - sum(line.amounts.due for line in credited)
+    # Beyond goods, what goes back first is what was taken for nothing; only the rest is taken off the invoice.
+    overpaid = max(0, min(adjustment_minor, overpaid_minor(order) - unshipped_minor))
+    unshipped_minor += overpaid
+    credit_minor -= overpaid
+    adjustment_minor -= overpaid
     over_minor = max(0, event.amount.minor - refundable_total_minor(order))
     decision.emit(*claims)
     # Cancel first, so that the grace for the channel's refund and the refund itself are weighed together.

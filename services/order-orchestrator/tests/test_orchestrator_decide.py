@@ -979,6 +979,17 @@ class TestCredits:
     def shipped(self) -> Specification:
         return spec().after(*RELEASED, dispatched())
 
+    def test_a_refund_beyond_the_goods_gives_back_first_what_was_overpaid(self) -> None:
+        only = a_line(SHIRT, "SHIRT", 2, worth(2000, 380))
+        done = spec().after(an_order(only), reserved(1, (SHIRT, "SHIRT", 2, 0)), dispatched(1, L1=2))
+        added = (only, a_line(MUG, "MUG", 1, worth(500, 95)))
+        overpaid = done.after(an_order(*added, revision=3))
+        outcome = overpaid.when(a_channel_refund("77", 1190 + 595 + 50, (SHIRT, 1, worth(1000, 190))))
+        unshipped, credit = outcome.all(CreditGranted)
+        assert (unshipped.invoiced, unshipped.total) == (False, eur(595))
+        assert (credit.invoiced, credit.total, credit.adjustment_minor) == (True, eur(1190 + 50), 50)
+        assert not fire(outcome.specification, "refund").all(RefundPayment)
+
     def test_a_return_is_credited_and_refunded(self) -> None:
         credited = self.shipped().when(a_credit("rma-1/i1"))
         grant, refund = credited.one(CreditGranted), credited.one(RefundPayment)
