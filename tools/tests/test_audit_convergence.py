@@ -48,9 +48,11 @@ from crossdock_tools.audit.books import NO_BOOKS
 from crossdock_tools.audit.convergence import convergence
 from crossdock_tools.audit.evidence import Evidence
 from crossdock_tools.audit.report import Check
+from crossdock_tools.topic_reader import Entry
 
 UNITS = "an order's units are those of the channel's latest revision"
 WORTH = "an order's amounts are those of the channel's latest revision"
+STALE = "a revision that is not newer changes no line"
 TENDERS = "a payment that the channel reports is recorded once, at its largest"
 REFUNDS = "a refund that the channel reports is recorded once, and our own echo not at all"
 
@@ -92,6 +94,25 @@ def test_an_order_that_followed_an_older_revision_is_found(day: Evidence) -> Non
         )
         if any(body.body.order_id == id_of(EDITED) for body in day.of(kind)):
             assert f"order {id_of(EDITED)} line L0: 3 units" in found(stale, UNITS)
+
+
+def test_an_older_revision_that_changed_an_order_is_found(day: Evidence) -> None:
+    assert checks(day)[STALE].checked == 1, "the first revision of the edited order came last"
+    [received] = [e for e in day.of(OrderReceived) if e.body.order_id == id_of(EDITED)]
+    placed = next(
+        e
+        for e in day.of(ChannelOrderReceived)
+        if e.body.order_id == id_of(EDITED) and e.meta.event_id != received.meta.causation_id
+    )
+    wrong = planted(day)
+    wrong.add(
+        Entry(
+            received.record,
+            replace(received.meta, causation_id=placed.meta.event_id),
+            replace(received.body, version=2),
+        )
+    )
+    assert f"order {id_of(EDITED)}: revision revision/{EDITED}/0 changed it" in found(wrong, STALE)
 
 
 def test_units_that_an_edit_took_twice_are_found(day: Evidence) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from datetime import datetime
 from typing import Any
 
 from crossdock_canonical.money import Amounts
@@ -23,7 +25,9 @@ from crossdock_canonical.records import (
     FulfillmentCancelled,
     IntakeKind,
     ItemMapped,
+    OrderAmended,
     OrderCancelled,
+    OrderHeld,
     OrderReceived,
     Origin,
     PaymentAuthorized,
@@ -51,7 +55,8 @@ def convergence(evidence: Evidence, _books: Books) -> tuple[Check, ...]:
     worth = Finding(11, "an order's amounts are those of the channel's latest revision")
     tenders = Finding(11, "a payment that the channel reports is recorded once, at its largest")
     refunds = Finding(11, "a refund that the channel reports is recorded once, and our own echo not at all")
-    findings = (units, worth, tenders, refunds)
+    stale = Finding(11, "a revision that is not newer changes no line")
+    findings = (units, worth, stale, tenders, refunds)
     note = why_not(evidence, ChannelOrderReceived, OrderReceived, CancelFulfillment, PaymentAuthorized)
     if note:
         return closed(findings, note)
@@ -61,11 +66,13 @@ def convergence(evidence: Evidence, _books: Books) -> tuple[Check, ...]:
     orders = narrations(evidence)
     parts = _Parts(evidence)
     taken_back = _TakenBack(evidence)
+    asked_back = {entry.meta.causation_id for entry in evidence.of(CancelFulfillment)}
     for order_id, entries in messages.items():
         order = orders.get(order_id)
         snapshots = [each for each in entries if each.body.kind is not IntakeKind.CANCEL]
         if order is None or not snapshots:
             continue
+        _check_stale(order, snapshots, asked_back, stale)
         latest = max(snapshots, key=lambda each: (each.body.revision_at, each.body.revision_id))
         # A message after the end changes no line any more, whatever it says.
         is_late = order.is_ended and latest.meta.event_id not in order.causes_until_end()
@@ -178,6 +185,32 @@ def _check_units(
             f"order {order.order_id} line {line_id}: {live} units, the channel's latest revision has {units}: "
             f"{least} to {most} are possible",
         )
+
+
+def _check_stale(
+    order: Narration, snapshots: Iterable[Entry], asked_back: AbstractSet[str], finding: Finding
+) -> None:
+    """Messages of one order are taken in the order of their topic; an older one may still bring payments or a cancellation."""
+    changes = {
+        entry.meta.causation_id
+        for entry in order.entries
+        if isinstance(entry.body, OrderAmended)
+        or (isinstance(entry.body, OrderReceived) and entry.body.version > 1)
+        or (isinstance(entry.body, OrderHeld) and entry.body.reason_code == _CHANGED_TOO_LATE)
+    }
+    seen: set[str] = set()
+    newest: tuple[datetime, str] | None = None
+    for entry in snapshots:
+        revision = entry.body.revision_at, entry.body.revision_id
+        identity = entry.meta.event_id
+        if newest is None or revision > newest:
+            newest = revision
+        elif identity not in seen and entry.body.status is not ChannelStatus.CANCELLED:
+            finding.expect(
+                identity not in changes and identity not in asked_back,
+                f"order {order.order_id}: revision {entry.body.revision_id} changed it after {newest[1]}",
+            )
+        seen.add(identity)
 
 
 def _check_worth(
