@@ -98,7 +98,9 @@ class Channels:
                     "body": body,
                 }
                 for (channel, kind, reference), body in self.told.items()
-            ]
+            ],
+            "contradictions": self.contradictions,
+            "events_refused": self._outbox.refused,
         }
 
     def _echo(self, reference: str, body: Json) -> Json:

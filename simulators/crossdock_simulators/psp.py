@@ -120,7 +120,9 @@ class Provider:
                     "amount": fact["request"]["amount"],
                 }
                 for (kind, key), fact in self.done.items()
-            ]
+            ],
+            "contradictions": self.contradictions,
+            "events_refused": self._outbox.refused,
         }
 
     def _report(self, kind: str, key: str, request: Json, fact: Json) -> Json:

@@ -177,6 +177,7 @@ class Warehouse:
             "expected_returns": [
                 {"rma_id": rma_id, "request": request} for rma_id, request in self.returns.items()
             ],
+            "events_refused": self._outbox.refused,
         }
 
     def _later(self, number: str, order: Order) -> None:

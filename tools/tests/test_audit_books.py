@@ -41,6 +41,7 @@ LEDGERS: dict[str, dict[str, Any]] = {
         "expected_returns": [
             {"rma_id": "R1", "request": {"order_id": "O-1", "location": None, "lines": LINES}}
         ],
+        "events_refused": [{"id": "e1", "status": 422, "answer": "no"}],
     },
     "http://psp/ledger": {
         "entries": [
@@ -57,7 +58,9 @@ LEDGERS: dict[str, dict[str, Any]] = {
                 ("refunds", "declined"),
                 ("chargebacks", "succeeded"),
             )
-        ]
+        ],
+        "contradictions": ["captures/C1"],
+        "events_refused": [],
     },
     "http://erp/ledger": {
         "documents": [
@@ -83,7 +86,9 @@ LEDGERS: dict[str, dict[str, Any]] = {
                 "times": 1,
                 "body": {"order_id": "O-1"},
             }
-        ]
+        ],
+        "contradictions": [],
+        "events_refused": [],
     },
 }
 EUR = Money(minor=1999, currency="EUR")
@@ -114,6 +119,8 @@ def test_ledgers_become_books() -> None:
     assert books.erps is not None
     assert (books.erps.documents[0].erp, books.erps.documents[0].amount) == ("cloud", None)
     assert books.erps.objections == ("cloud: journal_unbalanced 7 (r)",)
+    assert books.warehouse.objections == ("wms: event e1 was refused with 422: no",)
+    assert books.payments.objections == ("psp: captures/C1 came again with another content",)
     assert books.channels is not None
     assert books.channels.told[0].order_id == "O-1"
 

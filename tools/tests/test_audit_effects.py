@@ -141,13 +141,13 @@ def test_effects_that_topics_and_books_agree_on_pass(world: Any) -> None:
     assert not [check for check in found.values() if check.violations]
     idle = {name for name, check in found.items() if not check.checked}
     assert idle == {"voids are as commanded", "refunds are as commanded"}
-    assert len(found) == 13
+    assert len(found) == 14
 
 
 def test_without_books_it_says_so(world: Any) -> None:
     everything(world)
     found = [check for check in world.audit(drained=True).checks if check.note == "no books given"]
-    assert len([check for check in found if check.invariant == 12]) == 11
+    assert len([check for check in found if check.invariant == 12]) == 12
     assert not [check for check in found if check.checked]
 
 
@@ -319,6 +319,14 @@ def test_news_that_was_never_told_is_found_unless_the_gateway_gave_it_up(world: 
     assert "shopify/fulfillments/O-1/1/S1" in found
     world.dead_letter("channel-gateway", SHIPPED.TOPIC, world.partition(SHIPPED), 0)
     assert not world.check(name, told(), drained=True).violations
+
+
+def test_what_a_system_itself_holds_against_us_is_a_violation(world: Any) -> None:
+    given = Books(
+        warehouse=WarehouseBooks(objections=("wms: x",)), channels=ChannelBooks(objections=("channels: y",))
+    )
+    check = world.check("no system outside objects", given)
+    assert (check.checked, check.violations) == (2, ("wms: x", "channels: y"))
 
 
 def test_a_request_may_be_repeated_and_not_changed(world: Any) -> None:

@@ -1,5 +1,8 @@
 """What the outside says of itself: the accounts of warehouse, payment provider, ERPs and channels, in one form.
 
+`objections` of each: what the system itself holds against us, one text each, such as a reference used for another request or
+an event of its own that it could not get rid of.
+
 Read from the simulated systems over HTTP (`ledgers`), from a file, or filled in by a simulation with books of its own. Every
 part may be missing: the checks that need it then say so.
 """
@@ -77,6 +80,7 @@ class WarehouseBooks:
     shipments: tuple[ShipmentBook, ...] = ()
     cancellations: tuple[CancellationBook, ...] = ()
     expected_returns: tuple[ExpectedReturnBook, ...] = ()
+    objections: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +101,7 @@ class PaymentBooks:
     voids: Mapping[str, MoneyBook] = field(default_factory=dict)
     refunds: Mapping[str, MoneyBook] = field(default_factory=dict)
     authorizations: Mapping[str, MoneyBook] = field(default_factory=dict)
+    objections: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +124,7 @@ class DocumentBook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErpBooks:
-    """Every booking of every ERP. `objections`: what an ERP's own accountant would object to, one text each."""
+    """Every booking of every ERP. An ERP objects to what its accountant would: unbalanced journals, missing predecessors."""
 
     documents: tuple[DocumentBook, ...] = ()
     objections: tuple[str, ...] = ()
@@ -144,6 +149,7 @@ class ChannelBooks:
     """What all channels were told."""
 
     told: tuple[ToldBook, ...] = ()
+    objections: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +205,7 @@ def _warehouse(found: Mapping[str, Any]) -> WarehouseBooks:
             ExpectedReturnBook(**{**each, "lines": _lines(each["lines"])})
             for each in found["expected_returns"]
         ),
+        objections=tuple(found["objections"]),
     )
 
 
@@ -214,6 +221,7 @@ def _payments(found: Mapping[str, Any]) -> PaymentBooks:
         voids=money("voids"),
         refunds=money("refunds"),
         authorizations=money("authorizations"),
+        objections=tuple(found["objections"]),
     )
 
 
@@ -228,4 +236,6 @@ def _erps(found: Mapping[str, Any]) -> ErpBooks:
 
 
 def _channels(found: Mapping[str, Any]) -> ChannelBooks:
-    return ChannelBooks(told=tuple(ToldBook(**each) for each in found["told"]))
+    return ChannelBooks(
+        told=tuple(ToldBook(**each) for each in found["told"]), objections=tuple(found["objections"])
+    )

@@ -115,6 +115,7 @@ def outside(evidence: Evidence, books: Books) -> tuple[Check, ...]:
         *_warehouse(evidence, books.warehouse),
         *_payments(evidence, books.payments),
         _told(evidence, books.channels),
+        _objections(books),
     )
 
 
@@ -399,7 +400,16 @@ def _told_all(evidence: Evidence, books: ChannelBooks | None) -> Check:
     return Check(12, name, len(known), wrong)
 
 
-# --- Shared by the three
+# --- All of them
+
+
+def _objections(books: Books) -> Check:
+    """What the systems themselves hold against us."""
+    name = "no system outside objects"
+    given = [each for each in (books.warehouse, books.payments, books.channels) if each is not None]
+    if not given:
+        return Check(12, name, 0, note=_NO_BOOKS)
+    return Check(12, name, len(given), tuple(text for each in given for text in each.objections))
 
 
 def _given_up(evidence: Evidence) -> frozenset[tuple[str, int, int] | None]:

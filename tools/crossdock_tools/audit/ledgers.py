@@ -94,6 +94,7 @@ def warehouse_books(ledger: Mapping[str, Any]) -> WarehouseBooks:
             )
             for each in ledger["expected_returns"]
         ),
+        objections=_refused("wms", ledger),
     )
 
 
@@ -114,7 +115,7 @@ def payment_books(ledger: Mapping[str, Any]) -> PaymentBooks:
                 amount=Money.parse(amount["amount"], amount["currency"]),
                 times=each["times"],
             )
-    return PaymentBooks(**kinds)
+    return PaymentBooks(**kinds, objections=(*_contradicted("psp", ledger), *_refused("psp", ledger)))
 
 
 def erp_books(ledgers: Mapping[str, Mapping[str, Any]]) -> ErpBooks:
@@ -156,7 +157,21 @@ def channel_books(ledger: Mapping[str, Any]) -> ChannelBooks:
                 times=each["times"],
             )
             for each in ledger["told"]
-        )
+        ),
+        objections=(*_contradicted("channels", ledger), *_refused("channels", ledger)),
+    )
+
+
+def _contradicted(system: str, ledger: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(
+        f"{system}: {reference} came again with another content" for reference in ledger["contradictions"]
+    )
+
+
+def _refused(system: str, ledger: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(
+        f"{system}: event {each['id']} was refused with {each['status']}: {each['answer']}"
+        for each in ledger["events_refused"]
     )
 
 
