@@ -8,6 +8,7 @@ partitioner, time-outs, logs.
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NoReturn, TypeVar
 
@@ -49,6 +50,7 @@ log = structlog.get_logger(__name__)
 
 _SEEK_RETRY_S: Final = 0.001
 _METADATA_RETRY_S: Final = 0.02
+_NUDGE_S: Final = 0.5
 _RETURN_GRACE_S: Final = 1.0
 
 # Error codes by the client's own names.
@@ -340,6 +342,12 @@ class ConfluentConsumer(_Fetching):
         if nowhere:
             raise OffsetMissing("_NO_OFFSET", f"resumed without a start: {sorted(nowhere)}")
         self._client.resume([_native(partition) for partition in partitions])
+        # A client that fetches nothing looks only once a second for what it may fetch; an answer from the leaders makes it look
+        # now. Restarts, recoveries and rebalances so take a second less. If they do not answer, it will look in its own time.
+        if partitions:
+            with suppress(ck.KafkaException):
+                asked = [_native(partition, ck.OFFSET_END) for partition in partitions]
+                self._client.offsets_for_times(asked, timeout=_NUDGE_S)
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         deadline = time.monotonic() + self._settings.query_timeout_s

@@ -1,5 +1,6 @@
 """What the shell relies on, one rule a test, on the in-memory broker and on Kafka."""
 
+import time
 from typing import Any
 
 import pytest
@@ -478,6 +479,27 @@ def test_a_paused_partition_gives_no_records_until_resumed_and_loses_none(bench:
     member.consumer.resume([at(source, 0)])
     bench.until(lambda: len(member.records) == 2, member.poll)
     assert member.values() == [b"flowing", b"paused"]
+
+
+@pytest.mark.kafka
+def test_a_resumed_partition_gives_its_records_at_once(kafka_bench: Any) -> None:
+    """Not after the second that the client would otherwise take to look for something to fetch."""
+    bench = kafka_bench
+    source = bench.topic()
+    bench.publish(source, b"v")
+    member = bench.member(bench.group(source), source)
+    bench.until(lambda: len(member.records) == 1, member.poll)
+    waits = []
+    for count in (2, 3, 4):
+        member.consumer.pause([at(source)])
+        idle_until = time.monotonic() + 0.5
+        bench.until(lambda idle_until=idle_until: time.monotonic() > idle_until, member.poll)
+        started = time.monotonic()
+        member.consumer.seek(at(source), 0)
+        member.consumer.resume([at(source)])
+        bench.until(lambda count=count: len(member.records) == count, member.poll)
+        waits.append(time.monotonic() - started)
+    assert min(waits) < 0.4
 
 
 # ---- admin ----
