@@ -225,6 +225,8 @@ def test_bytes_that_nobody_can_read_must_be_dead_lettered(world: Any) -> None:
     assert f"has no dead letter of {OO}" in found
     world.dead_letter(OO, TOPIC, PARTITION, 0)
     assert (world.check(name).checked, world.check(name).violations) == (1, ())
+    world.journal(OO, PARTITION, runs=[[TOPIC, 0, 2]], rejected=[[TOPIC, 0, "contract.corrupt_body"]])
+    assert fates(world).note == "1 dead-lettered"
 
 
 def test_bytes_that_are_marked_as_for_others_may_be_skipped(world: Any) -> None:

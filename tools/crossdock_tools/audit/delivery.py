@@ -98,6 +98,11 @@ def _fates(evidence: Evidence) -> Check:
                 if start <= offset < end:
                     skipped = entry.body.SCHEMA not in handled
                     fates["skipped" if skipped else told.get((topic, offset), "applied")] += 1
+        for record in evidence.undecodable:
+            start, end = taken.get(record.topic, (0, 0))
+            if record.partition == number and start <= record.offset < end:
+                # What cannot be read cannot be applied: without a dead letter it was left to others, or `_undecodable` objects.
+                fates[told.get((record.topic, record.offset), "skipped")] += 1
     journaled = evidence.journaled
     for service, partition in _inputs(evidence):
         if service in journaled:
