@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +26,10 @@ from crossdock_canonical.records import (
     TenderState,
 )
 from crossdock_canonical.specification import T0
+from crossdock_local import addresses
 from crossdock_simulation.backbone import Backbone
-from crossdock_tools.replaying import recording
+from crossdock_tools import main
+from crossdock_tools.replaying import command, recording
 from crossdock_tools.replaying.command import ReplayError, write_recordings
 from crossdock_tools.replaying.services import UnknownService, load, policies
 
@@ -134,6 +140,81 @@ def test_a_run_under_other_settings_is_not_recorded(run: Backbone, tmp_path: Pat
     other = {**SETTINGS, "CROSSDOCK_ORDER_ORCHESTRATOR_FRAUD_THRESHOLD_MAJOR": "1"}
     with pytest.raises(ReplayError, match="differs from its replay"):
         write_recordings(run.broker, run.registry, other, ["order-orchestrator"], out=tmp_path, keys_max=8)
+
+
+@dataclass(frozen=True)
+class FakeCluster:
+    """`crossdock_tools.cluster.Cluster` over a backbone in memory."""
+
+    run: Backbone
+    bootstrap_servers: str = addresses.bootstrap_servers()
+
+    def broker(self) -> object:
+        return self.run.broker
+
+    def registry(self) -> object:
+        return self.run.registry
+
+
+@pytest.fixture
+def crossdock(
+    run: Backbone, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Run `crossdock replay ...` on the run; returns exit code and standard output."""
+
+    @contextmanager
+    def reachable(*, demo: bool) -> Iterator[FakeCluster]:
+        yield FakeCluster(run)
+
+    monkeypatch.setattr(command, "reachable_cluster", reachable)
+    for key, value in SETTINGS.items():
+        monkeypatch.setenv(key, value)
+
+    def invoke(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["crossdock", "replay", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        said = capsys.readouterr()
+        return ended.value.code or 0, said.out + said.err  # type: ignore[return-value]
+
+    return invoke
+
+
+def test_the_command_says_what_it_replayed(crossdock: Callable[..., tuple[int, str]]) -> None:
+    code, said = crossdock("check")
+    assert code == 0
+    assert "6 services" in said
+    assert said.rstrip().endswith(": 0 differences")
+    code, said = crossdock("check", "--service", "erp-poster", "--json")
+    report = json.loads(said)
+    assert (code, report["checked"]["services"], report["differences"]) == (0, 1, [])
+    assert report["checked"]["answers"] > 0
+
+
+def test_the_command_prints_differences_and_fails(
+    crossdock: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSDOCK_ORDER_ORCHESTRATOR_FRAUD_THRESHOLD_MAJOR", "1")
+    code, said = crossdock("check", "--service", "order-orchestrator")
+    assert code == 1
+    assert "OrderReleased" in said
+    assert "is no longer published" in said
+    assert not said.rstrip().endswith(": 0 differences")
+
+
+def test_the_command_refuses_what_it_does_not_know(
+    crossdock: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    code, said = crossdock("check", "--service", "nobody")
+    assert (code, "no service nobody; there are " in said) == (1, True)
+    code, said = crossdock("record", "--out", str(tmp_path / "gone"))
+    assert (code, "is not a folder" in said) == (1, True)
+
+
+def test_the_command_records(crossdock: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    code, said = crossdock("record", "--out", str(tmp_path), "--service", "fulfillment-router")
+    assert (code, said.startswith("wrote ")) == (0, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["fulfillment-router.jsonl"]
 
 
 def test_a_service_gets_exactly_the_settings_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
