@@ -57,7 +57,7 @@ class Faults:
     def tick(self) -> None:
         """Begin what is due and whose victims no other fault holds; go on with what is under way."""
         now = time.monotonic()
-        held = {target for each in self._running for target in each.fault.targets}
+        held = {victim for each in self._running for victim in _held(each.fault)}
         for fault in list(self._waiting):
             if fault.at_s > now - self._started:
                 break

@@ -130,6 +130,7 @@ def running(
             library=library,
             session_timeout_ms=int(SESSION_S * 1000),
             proxied=tuple(listeners.values()),
+            quick_start=True,
         )
         routes = tuple(
             toxiproxy.Route(name, port=each.advertised_port, upstream_port=each.port)

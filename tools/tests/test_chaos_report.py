@@ -1,0 +1,38 @@
+"""What a chaos run reads out of its processes' logs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from crossdock_tools.chaos.report import ChaosReport, how_ended, last_words
+
+
+def test_known_ends_are_counted_and_crashes_are_named(tmp_path: Path) -> None:
+    lines = [
+        {"event": "service.failed", "error": "Fenced", "detail": "_FENCED: by a newer instance"},
+        {"event": "service.failed", "error": "Fenced", "detail": "_FENCED: again"},
+        {"event": "task.restored"},
+        {"event": "service.crashed", "exception": "Traceback ...\nKeyError: 'x'"},
+    ]
+    (tmp_path / "returns-0.log").write_text("not JSON\n" + "\n".join(map(json.dumps, lines)) + "\n")
+    (tmp_path / "channel-gateway-0.log").write_text(json.dumps({"event": "gateway.part_failed"}) + "\n")
+    known, unforeseen = last_words(tmp_path)
+    assert known == {"Fenced _FENCED": 2}
+    assert [each.split(" (see")[0] for each in unforeseen] == [
+        "channel-gateway-0: gateway.part_failed",
+        "returns-0: KeyError: 'x'",
+    ]
+
+
+def test_a_report_says_whether_the_run_passed(tmp_path: Path) -> None:
+    report = ChaosReport(7, 30, faults={"service killed (SIGKILL)": 30})
+    report.write(tmp_path / "report.json")
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["ok"] is True
+    assert (written["seed"], written["faults_asked"]) == (7, 30)
+    report.problems.append("anything")
+    assert not report.ok
+    assert len(list(report.tables())) == 2
+    assert how_ended(-9) == "kill -9"
+    assert how_ended(1) == "exit code 1"
