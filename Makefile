@@ -29,6 +29,10 @@ $(STAMP): requirements/dev.txt $(addsuffix pyproject.toml,$(PACKAGES))
 demo: $(STAMP) ## Run the whole backbone on 300 orders and print what became of them
 	@$(BIN)/crossdock demo
 
+.PHONY: chaos
+chaos: $(STAMP) ## Kill, freeze and cut off the backbone's parts under load, then audit
+	@$(BIN)/crossdock chaos
+
 .PHONY: test
 test: $(STAMP) lint types imports contracts ## Lint, types, import rules, contracts and every test
 	@$(BIN)/python -m pytest
