@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
+SEEDS ?= 1..2000
 BIN := .venv/bin
 PACKAGES := $(dir $(wildcard libs/*/pyproject.toml services/*/pyproject.toml simulators/pyproject.toml deploy/local/pyproject.toml tools/pyproject.toml tests/simulation/pyproject.toml))
 SOURCES := libs services simulators deploy/local tools tests conftest.py
@@ -34,8 +35,13 @@ chaos: $(STAMP) ## Kill, freeze and cut off the backbone's parts under load, the
 	@$(BIN)/crossdock chaos
 
 .PHONY: test
-test: $(STAMP) lint types imports contracts ## Lint, types, import rules, contracts and every test
+test: $(STAMP) lint types imports contracts ## Lint, types, import rules, contracts, 2,000 simulated histories and every test
+	@$(BIN)/crossdock simulate --seeds 1..2000 --fresh
 	@$(BIN)/python -m pytest
+
+.PHONY: simulate
+simulate: $(STAMP) ## Play histories full of faults under a seed each, and audit every one (SEEDS=1..2000)
+	@$(BIN)/crossdock simulate --seeds $(SEEDS)
 
 .PHONY: fmt
 fmt: $(STAMP) ## Format the code
