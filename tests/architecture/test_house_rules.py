@@ -18,7 +18,7 @@ LINES_MAX, TEST_LINES_MAX = 700, 1_200  # a test module is a list of cases, read
 GENERATED = re.compile(r"libs/canonical/crossdock_canonical/records/|/state_records\.py$")
 
 # Modules of a service that may know the shell, the settings library or a client. The gateway is an edge and has no core.
-_SHELLS = {"__main__.py", "service.py", "settings.py", "port.py", "erp_api.py"}
+_SHELLS = {"__main__.py", "service.py", "settings.py", "port.py", "lanes.py", "erp_api.py"}
 _CLIENT_USERS = {
     "libs/eventing/crossdock_eventing/broker/confluent.py",
     "libs/eventing/crossdock_eventing/registry.py",
