@@ -147,6 +147,7 @@ class ConfluentBroker:
         else:
             conf["partition.assignment.strategy"] = "range"
             conf["session.timeout.ms"] = settings.session_timeout_ms
+            conf["heartbeat.interval.ms"] = min(3_000, settings.session_timeout_ms // 3)
         if instance_id is not None:
             conf["group.instance.id"] = instance_id
         return ConfluentConsumer(conf, settings, self._probe)
@@ -232,13 +233,17 @@ class _Fetching:
     """
 
     def __init__(self, conf: dict[str, Any], settings: ClientSettings, probe: _Probe) -> None:
-        self._client = ck.Consumer(conf)
+        self._log = _ClientLog()
+        self._client = ck.Consumer({**conf, "logger": self._log})
         self._settings = settings
         self._probe = probe
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
         # consume(n, t) waits the full t for a full batch: wait for one, then take what is here.
         first = _translated(lambda: self._client.poll(timeout_s), BrokerUnavailable)
+        if self._log.fatal is not None:
+            # The client reports it once, among the records, and a rebalance can sweep it away; then it is silent for ever.
+            raise Fenced("_FATAL", self._log.fatal)
         if first is None:
             return []
         rest: list[ck.Message] = []
@@ -694,10 +699,19 @@ def _raise_error(
 
 
 class _ClientLog:
-    """Stands in for a `logging.Logger` and passes librdkafka's own lines on to structlog."""
+    """Stands in for a `logging.Logger` and passes librdkafka's own lines on to structlog.
+
+    fatal: the line that said that the client has come to its end.
+    """
+
+    def __init__(self) -> None:
+        self.fatal: str | None = None
 
     def log(self, level: int, form: str, *args: object) -> None:
-        log.log(level, "broker.client", line=form % args)
+        line = form % args
+        if line.startswith("FATAL "):
+            self.fatal = line
+        log.log(level, "broker.client", line=line)
 
 
 def _log_client_error(error: ck.KafkaError) -> None:

@@ -123,3 +123,15 @@ def test_a_broker_is_not_built_on_a_client_that_partitions_otherwise(monkeypatch
     monkeypatch.setattr(confluent.ck, "murmur2", lambda key, partitions: 0)
     with pytest.raises(BrokerRefused, match="disagree"):
         confluent.ConfluentBroker("127.0.0.1:1")
+
+
+def test_a_client_that_has_come_to_its_end_says_so_at_every_poll() -> None:
+    """The native one says it once, and not at all if the record that says it is swept away by a rebalance."""
+    reader = confluent.ConfluentBroker("127.0.0.1:1", confluent.ClientSettings()).reader()
+    reader._log.log(40, "%s", "FAIL [client] Connect failed")
+    assert reader.poll(1, 0.0) == []
+    reader._log.log(50, "%s", "FATAL [client] Fatal error: Broker: Static consumer fenced")
+    for _ in range(2):
+        with pytest.raises(Fenced, match="Static consumer fenced"):
+            reader.poll(1, 0.0)
+    reader.close()
