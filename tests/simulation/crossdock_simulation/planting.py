@@ -65,7 +65,12 @@ def planted(
 ) -> Evidence:
     """The same evidence without some records, with others, or with some twice; and with other latest states of a service."""
     found = replace(
-        evidence, entries=[], _of=defaultdict(list), _by_id=defaultdict(list), _by_order=defaultdict(list)
+        evidence,
+        entries=[],
+        log=defaultdict(list),
+        _of=defaultdict(list),
+        _by_id=defaultdict(list),
+        _by_order=defaultdict(list),
     )
     for entry in evidence.entries:
         if drop(entry.body):
