@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from crossdock_tools.chaos.report import ChaosReport, how_ended, last_words
+from crossdock_tools.chaos.report import ChaosReport, how_ended, read_logs
 
 
 def test_known_ends_are_counted_and_crashes_are_named(tmp_path: Path) -> None:
@@ -17,9 +17,10 @@ def test_known_ends_are_counted_and_crashes_are_named(tmp_path: Path) -> None:
     ]
     (tmp_path / "returns-0.log").write_text("not JSON\n" + "\n".join(map(json.dumps, lines)) + "\n")
     (tmp_path / "channel-gateway-0.log").write_text(json.dumps({"event": "gateway.part_failed"}) + "\n")
-    known, unforeseen = last_words(tmp_path)
-    assert known == {"Fenced _FENCED": 2}
-    assert [each.split(" (see")[0] for each in unforeseen] == [
+    told = read_logs(tmp_path)
+    assert told.ends == {"Fenced _FENCED": 2}
+    assert told.recoveries == {"tasks restored from their changelogs": 1}
+    assert [each.split(" (see")[0] for each in told.crashes] == [
         "channel-gateway-0: gateway.part_failed",
         "returns-0: KeyError: 'x'",
     ]

@@ -13,6 +13,13 @@ from rich.table import Table
 
 #: Log events of a process that ended for a reason that nobody foresaw.
 _CRASHES = frozenset({"service.crashed", "gateway.part_failed"})
+#: Log events that tell of a fault met and mended.
+_RECOVERIES = {
+    "transaction.outcome_unknown": "transactions of unknown outcome, settled",
+    "transaction.aborted": "transactions aborted, read again",
+    "task.restored": "tasks restored from their changelogs",
+    "producer.replaced": "gateway producers replaced",
+}
 
 
 @dataclass
@@ -37,6 +44,7 @@ class ChaosReport:
     restarts: dict[str, int] = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
     crashes: list[str] = field(default_factory=list)
+    recoveries: dict[str, int] = field(default_factory=dict)
     load_s: float = 0.0
     drain_s: float = 0.0
     erp_outage: dict[str, Any] = field(default_factory=dict)
@@ -67,6 +75,7 @@ class ChaosReport:
             "ERP documents": self.erp_documents,
             **{f"processes started again after {how}": count for how, count in self.restarts.items()},
             **{f"ended by itself: {why}": count for why, count in self.ends.items()},
+            **self.recoveries,
             "ended for a reason nobody foresaw": len(self.crashes),
             "load, s": round(self.load_s),
             "from the last fault to the last effect, s": round(self.drain_s),
@@ -77,31 +86,55 @@ class ChaosReport:
         yield _table("What became of it", "figure", figures)
 
 
+#: Orderly stops, reasons that the process knows and logs, and our own SIGKILL. Any other end is a crash, such as one in native code.
+FORESEEN_EXITS = frozenset({0, 1, -9})
+
+
 def how_ended(exit_code: int) -> str:
     """An exit code in words."""
     return {0: "an orderly stop", -9: "kill -9"}.get(exit_code, f"exit code {exit_code}")
 
 
-def last_words(logs: Path) -> tuple[Counter[str], list[str]]:
-    """Why services ended by themselves, from their logs: known reasons with counts, and the reasons that nobody foresaw."""
-    known: Counter[str] = Counter()
-    unforeseen: list[str] = []
+@dataclass
+class LogBook:
+    """What the processes' logs tell.
+
+    ends: of services that ended by themselves, by the reason they knew. crashes: of these, the ones that nobody foresaw.
+    recoveries: how often a fault was met in the middle of something, by what was done about it.
+    """
+
+    ends: Counter[str] = field(default_factory=Counter)
+    crashes: list[str] = field(default_factory=list)
+    recoveries: Counter[str] = field(default_factory=Counter)
+
+
+def read_logs(logs: Path) -> LogBook:
+    """Read every log of a directory; lines that are none of ours are skipped."""
+    book = LogBook()
     for file in sorted(logs.glob("*.log")):
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-            if '"service.failed"' not in line and not any(f'"{event}"' in line for event in _CRASHES):
-                continue
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if entry.get("event") == "service.failed":
-                # The detail begins with the broker's own name of the failure.
-                code = str(entry.get("detail", "")).split(":")[0][:60]
-                known[f"{entry.get('error')} {code}"] += 1
-            elif entry.get("event") in _CRASHES:
-                trace = str(entry.get("exception", "")).strip().splitlines()
-                unforeseen.append(f"{file.stem}: {trace[-1] if trace else entry['event']} (see {file})")
-    return known, unforeseen
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                # Most lines by far are the clients' own: not worth decoding.
+                if '"broker.client' not in line and line.startswith("{"):
+                    _enter(book, file, line)
+    return book
+
+
+def _enter(book: LogBook, file: Path, line: str) -> None:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return
+    event = entry.get("event")
+    if event == "service.failed":
+        # The detail begins with the broker's own name of the failure.
+        code = str(entry.get("detail", "")).split(":")[0][:60]
+        book.ends[f"{entry.get('error')} {code}"] += 1
+    elif event in _CRASHES:
+        trace = str(entry.get("exception", "")).strip().splitlines()
+        book.crashes.append(f"{file.stem}: {trace[-1] if trace else event} (see {file})")
+    elif event in _RECOVERIES:
+        book.recoveries[_RECOVERIES[event]] += 1
 
 
 def _table(title: str, what: str, rows: Mapping[str, Any]) -> Table:

@@ -19,7 +19,7 @@ from crossdock_tools.audit.ledgers import read_ledgers
 from crossdock_tools.audit.report import Report
 from crossdock_tools.chaos import load
 from crossdock_tools.chaos.faults import Faults
-from crossdock_tools.chaos.report import ChaosReport, how_ended, last_words
+from crossdock_tools.chaos.report import FORESEEN_EXITS, ChaosReport, how_ended, read_logs
 from crossdock_tools.chaos.schedule import Kind, plan
 from crossdock_tools.chaos.sending import Sender
 from crossdock_tools.chaos.stack import Stack
@@ -195,6 +195,8 @@ class Run:
             raise self._watcher.failure
         for restarted in self._stack.supervisor.poll():
             self._restarts[how_ended(restarted.exit_code)] += 1
+            if restarted.exit_code not in FORESEEN_EXITS:
+                self._report.crashes.append(f"{restarted.name} ended with {how_ended(restarted.exit_code)}")
         now = time.monotonic()
         if now - self._said_at >= _PROGRESS_S:
             self._said_at = now
@@ -215,8 +217,10 @@ class Run:
         report.orders_ended = len(outcome.ended)
         report.erp_documents = sum(outcome.documents.values())
         report.restarts = dict(self._restarts)
-        ends, report.crashes = last_words(self._stack.directory / "logs")
-        report.ends = dict(ends.most_common())
+        told = read_logs(self._stack.directory / "logs")
+        report.ends = dict(told.ends.most_common())
+        report.crashes += told.crashes
+        report.recoveries = dict(told.recoveries.most_common())
         report.problems += [f"crashed: {each}" for each in report.crashes]
         report.problems += [f"unexpected answer: {each}" for each in self._sender.unexpected[:10]]
         done = sum(report.faults.values())
