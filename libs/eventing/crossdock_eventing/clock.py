@@ -32,10 +32,17 @@ class ManualClock:
 
     def __init__(self, start: datetime) -> None:
         self._now = start
+        self._now_ms: int | None = None
         self._elapsed_s = 0.0
 
     def now(self) -> datetime:
         return self._now
+
+    def now_ms(self) -> int:
+        """`now` in milliseconds since the epoch: the in-memory broker asks at every call."""
+        if self._now_ms is None:
+            self._now_ms = to_micros(self._now) // 1000
+        return self._now_ms
 
     def monotonic_s(self) -> float:
         return self._elapsed_s
@@ -44,6 +51,7 @@ class ManualClock:
         """Move both clocks forward."""
         assert seconds >= 0
         self._now += timedelta(seconds=seconds)
+        self._now_ms = None
         self._elapsed_s += seconds
 
 

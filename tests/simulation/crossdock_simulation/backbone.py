@@ -187,7 +187,7 @@ class Backbone:
 
     def __init__(self, start: datetime = T0) -> None:
         self.clock = ManualClock(start)
-        self.broker = MemoryBroker(lambda: to_micros(self.clock.now()) // 1000, timeouts=Timeouts())
+        self.broker = MemoryBroker(self.clock.now_ms, timeouts=Timeouts())
         self.registry = MemoryRegistry()
         admin = self.broker.admin()
         apply_catalogue(REPOSITORY, admin)

@@ -36,7 +36,7 @@ class Size:
 
 SMALL = Size(orders_max=2, skus_max=2, locations_max=2)
 LARGE = Size(orders_max=6, skus_max=4, locations_max=2)
-_LARGE_SHARE = 0.15
+_LARGE_SHARE = 0.1
 
 # Most of what can happen to an order happens to the web shop's.
 _CHANNEL_WEIGHTS = {Feature.SHOPIFY: 4, Feature.AMAZON: 2, Feature.POS: 1}

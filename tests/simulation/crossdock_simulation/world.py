@@ -23,7 +23,7 @@ from crossdock_erp_poster.settings import Settings as ErpSettings
 from crossdock_eventing import names
 from crossdock_eventing.broker.interface import TopicPartition, TopicSpec
 from crossdock_eventing.broker.memory import MemoryBroker, Timeouts
-from crossdock_eventing.clock import ManualClock, to_micros
+from crossdock_eventing.clock import ManualClock
 from crossdock_eventing.codec import Codec
 from crossdock_eventing.registry import MemoryRegistry
 from crossdock_eventing.replay_check import ReplayCheck
@@ -146,7 +146,7 @@ class World:
         self.faults: Counter[str] = Counter()
         self.rounds = 0
         self.clock = ManualClock(T0)
-        self.broker = MemoryBroker(lambda: to_micros(self.clock.now()) // 1000, timeouts=_TIMEOUTS)
+        self.broker = MemoryBroker(self.clock.now_ms, timeouts=_TIMEOUTS)
         self._provision()
         self._traps: dict[tuple[str, Call, Moment], dict[int, list[Fault]]] = {}
         for fault in schedule.faults:
