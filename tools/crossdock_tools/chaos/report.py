@@ -86,7 +86,7 @@ class ChaosReport:
         yield _table("What became of it", "figure", figures)
 
 
-#: Orderly stops, reasons that the process knows and logs, and our own SIGKILL. Any other end is a crash, such as one in native code.
+#: Orderly stops, reasons that the process logs, and our own SIGKILL. Any other end is a crash, such as one in native code.
 FORESEEN_EXITS = frozenset({0, 1, -9})
 
 
