@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,13 +24,31 @@ class SimulationError(Exception):
 
 
 def simulate(
-    seeds: Annotated[str, typer.Option(help="One seed, or a range: 1..2000.")] = "1..200",
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            help="One seed, or a range: 1..2000. Default: 1..200, with --mutations 1..2000.",
+            show_default=False,
+        ),
+    ] = None,
     schedule: Annotated[
         Path | None,
         typer.Option(help="Play this schedule instead, as a failure wrote it, and tell its history."),
     ] = None,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Do not stop at the first failure.")
+    ] = False,
+    mutations: Annotated[
+        bool,
+        typer.Option(
+            "--mutations", help="Plant every deliberate defect in turn, and see the auditor catch it."
+        ),
+    ] = False,
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record", help="With --mutations: write down what caught each, for tests and the page."
+        ),
     ] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Do not resume an earlier run of these seeds.")
@@ -49,7 +69,12 @@ def simulate(
     if schedule is not None:
         _tell_one(_read(schedule), as_json=as_json)
         return
-    first, last = _range(seeds)
+    if mutations:
+        _hunt(seeds or "1..2000", record=record, processes=processes, as_json=as_json)
+        return
+    if record:
+        raise SimulationError("--record writes down what --mutations finds: give both")
+    first, last = _range(seeds or "1..200")
     campaign = Campaign(first, last, directory, fresh=fresh, processes=processes)
     if campaign.resumed_at is not None and campaign.resumed_at > first:
         _say(f"going on at seed {campaign.resumed_at}; --fresh starts again")
@@ -74,6 +99,35 @@ def simulate(
     else:
         _explain(failure, directory)
     raise typer.Exit(1)
+
+
+def _hunt(seeds: str, *, record: bool, processes: int | None, as_json: bool) -> None:
+    """Each defect until it is caught, as they come; then all of them, by invariant."""
+    from crossdock_simulation.mutations import hunt
+    from crossdock_simulation.mutations.catalogue import MUTATIONS
+
+    first, last = _range(seeds)
+    caught: dict[str, hunt.Catch] = {}
+    everywhere = [mutation.name for mutation in MUTATIONS]
+    for mutation, catch in hunt.hunt_all(
+        everywhere, range(first, last + 1), processes or os.cpu_count() or 1
+    ):
+        if catch is None:
+            _say(f"{mutation.name}: not caught under seeds {first}..{last}")
+        else:
+            caught[mutation.name] = catch
+            _say(f"{mutation.name}: seed {catch.seed}, {mutation.invariant} {catch.check}")
+    if record:
+        hunt.record(caught)
+    missed = [name for name in everywhere if name not in caught]
+    if as_json:
+        found = {name: asdict(catch) for name, catch in caught.items()}
+        print(json.dumps({"caught": found, "missed": missed}, indent=1))
+    else:
+        print(f"{len(caught)} of {len(everywhere)} deliberate defects caught")
+    if missed:
+        _say(f"not caught: {', '.join(missed)}")
+        raise typer.Exit(1)
 
 
 def _range(text: str) -> tuple[int, int]:
