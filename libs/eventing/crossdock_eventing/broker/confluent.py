@@ -88,7 +88,8 @@ _TRANSIENT: Final = frozenset(
 _COORDINATOR_STARTING: Final = frozenset(
     {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR"}
 )
-_STALE_LEADER: Final = frozenset({"NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE"})
+# A broker that has just started tells of no partitions for a moment, and clients believe it.
+_STALE_METADATA: Final = frozenset({"NOT_LEADER_FOR_PARTITION", "LEADER_NOT_AVAILABLE", "_UNKNOWN_PARTITION"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +215,9 @@ class _Probe:
                     lambda: self._client.get_watermark_offsets(_native(partition), timeout=self._timeout_s),
                     BrokerUnavailable,
                 )
-            except BrokerUnavailable as error:
-                # What this client knows of the partition's leader is old: it asks anew, as every client must.
-                if error.code not in _STALE_LEADER or time.monotonic() > deadline:
+            except BrokerError as error:
+                # What this client knows of the partition is old: it asks anew, as every client must.
+                if error.code not in _STALE_METADATA or time.monotonic() > deadline:
                     raise
                 _translated(
                     lambda: self._client.list_topics(partition.topic, timeout=self._timeout_s),

@@ -83,6 +83,48 @@ def test_a_coordinator_that_is_starting_is_asked_again_until_the_time_is_over() 
         confluent._committed(StartingCoordinator(refusals=1_000), wanted, 0.05)
 
 
+class StartingBroker:
+    """A client that was told of no partitions when it asked while the broker started."""
+
+    def __init__(self, refusals: int, code: int) -> None:
+        self.asked_anew = 0
+        self._refusals = refusals
+        self._code = code
+
+    def poll(self, _: float) -> None: ...
+
+    def list_topics(self, topic: str, timeout: float) -> None:
+        self.asked_anew += 1
+
+    def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
+        if self.asked_anew < self._refusals:
+            raise KafkaException(E(self._code))
+        return 3, 7
+
+
+@pytest.mark.parametrize(
+    ("code", "failure"),
+    [
+        (E._UNKNOWN_PARTITION, BrokerRefused),
+        (E.NOT_LEADER_FOR_PARTITION, BrokerUnavailable),
+        (E.LEADER_NOT_AVAILABLE, BrokerUnavailable),
+    ],
+    ids=["unknown", "not leader", "no leader"],
+)
+def test_the_ends_of_a_partition_are_asked_for_anew_until_the_time_is_over(
+    code: int, failure: type[BrokerError]
+) -> None:
+    probe = confluent._Probe.__new__(confluent._Probe)
+    probe._timeout_s = 10.0
+    probe._client = StartingBroker(2, code)
+    assert probe.watermarks(confluent.TopicPartition("t", 0)) == (3, 7)
+    assert probe._client.asked_anew == 2
+    probe._timeout_s = 0.05
+    probe._client = StartingBroker(1_000, code)
+    with pytest.raises(failure):
+        probe.watermarks(confluent.TopicPartition("t", 0))
+
+
 class Message:
     def __init__(self, error: KafkaError) -> None:
         self._error = error
