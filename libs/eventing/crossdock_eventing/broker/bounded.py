@@ -1,4 +1,4 @@
-"""A native call that may not keep its own time-out, made so that it can be left behind. Used by `confluent`.
+"""A native call that may not keep its own time-out, made so that it can be left behind. Used by `confluent.producer`.
 
 librdkafka's `send_offsets_to_transaction` never looks at its time-out while the group's coordinator is away
 (github.com/confluentinc/librdkafka/issues/5456), nor is it always woken when one is back (5511): after a restart of

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from crossdock_eventing.broker import confluent
 from crossdock_eventing.broker.bounded import Bounded
-from crossdock_eventing.broker.confluent import ClientSettings, ConfluentProducer
+from crossdock_eventing.broker.confluent import ClientSettings, producer
 from crossdock_eventing.broker.failure import TransactionOutcomeUnknown
 from crossdock_eventing.broker.interface import TopicPartition
 
@@ -34,7 +33,7 @@ def test_a_call_gives_its_result_or_its_error(bounded: Bounded) -> None:
 def test_sending_offsets_that_hangs_is_an_unknown_outcome_and_the_producer_still_closes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(confluent, "_RETURN_GRACE_S", 0.05)
+    monkeypatch.setattr(producer, "_RETURN_GRACE_S", 0.05)
     released = threading.Event()
 
     class Hanging:
@@ -45,13 +44,13 @@ def test_sending_offsets_that_hangs_is_an_unknown_outcome_and_the_producer_still
 
         def purge(self) -> None: ...
 
-    monkeypatch.setattr(confluent.ck, "Producer", Hanging)
-    producer = ConfluentProducer({}, ClientSettings(transaction_timeout_ms=100))
+    monkeypatch.setattr(producer.ck, "Producer", Hanging)
+    sender = producer.ConfluentProducer({}, ClientSettings(transaction_timeout_ms=100))
     asked = time.monotonic()
     with pytest.raises(TransactionOutcomeUnknown):
-        producer.send_offsets({TopicPartition("t", 0): 1}, object())
+        sender.send_offsets({TopicPartition("t", 0): 1}, object())
     assert time.monotonic() - asked < 5.0
-    producer.close()
+    sender.close()
     released.set()
-    producer._bounded._thread.join(5.0)
-    assert not producer._bounded._thread.is_alive(), "the thread ends once the call has returned"
+    sender._bounded._thread.join(5.0)
+    assert not sender._bounded._thread.is_alive(), "the thread ends once the call has returned"

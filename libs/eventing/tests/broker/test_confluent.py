@@ -3,7 +3,8 @@
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from crossdock_eventing.broker import confluent
+from crossdock_eventing.broker import interface
+from crossdock_eventing.broker.confluent import ClientSettings, ConfluentBroker, native, questions
 from crossdock_eventing.broker.failure import (
     AbortRequired,
     BrokerError,
@@ -43,7 +44,7 @@ def test_a_transaction_call_raises_the_type_that_names_the_remedy(
         raise KafkaException(error)
 
     with pytest.raises(failure) as raised:
-        confluent._translated(call, TransactionOutcomeUnknown)
+        native.translated(call, TransactionOutcomeUnknown)
     assert raised.type is failure
     assert raised.value.code == error.name()
 
@@ -57,7 +58,7 @@ def test_concurrent_transactions_at_init_and_slow_queries_are_worth_another_try(
 
     for call in (busy, slow):
         with pytest.raises(BrokerUnavailable):
-            confluent._translated(call, BrokerUnavailable)
+            native.translated(call, BrokerUnavailable)
 
 
 class StartingCoordinator:
@@ -77,10 +78,10 @@ class StartingCoordinator:
 def test_a_coordinator_that_is_starting_is_asked_again_until_the_time_is_over() -> None:
     wanted = [TopicPartition("t", 0, 3)]
     patient = StartingCoordinator(refusals=2)
-    assert confluent._committed(patient, wanted, 10.0) == wanted
+    assert questions.committed_offsets(patient, wanted, 10.0) == wanted
     assert patient.asked == 3
     with pytest.raises(BrokerUnavailable, match="NOT_COORDINATOR"):
-        confluent._committed(StartingCoordinator(refusals=1_000), wanted, 0.05)
+        questions.committed_offsets(StartingCoordinator(refusals=1_000), wanted, 0.05)
 
 
 class StartingBroker:
@@ -114,15 +115,15 @@ class StartingBroker:
 def test_the_ends_of_a_partition_are_asked_for_anew_until_the_time_is_over(
     code: int, failure: type[BrokerError]
 ) -> None:
-    probe = confluent._Probe.__new__(confluent._Probe)
+    probe = questions.Probe.__new__(questions.Probe)
     probe._timeout_s = 10.0
     probe._client = StartingBroker(2, code)
-    assert probe.watermarks(confluent.TopicPartition("t", 0)) == (3, 7)
+    assert probe.watermarks(interface.TopicPartition("t", 0)) == (3, 7)
     assert probe._client.asked_anew == 2
     probe._timeout_s = 0.05
     probe._client = StartingBroker(1_000, code)
     with pytest.raises(failure):
-        probe.watermarks(confluent.TopicPartition("t", 0))
+        probe.watermarks(interface.TopicPartition("t", 0))
 
 
 class Message:
@@ -140,8 +141,8 @@ class Message:
 
 
 def test_a_passing_trouble_while_consuming_is_no_record_and_no_failure() -> None:
-    assert confluent._record(Message(E(E._ALL_BROKERS_DOWN))) is None
-    assert confluent._record(Message(E(E._MAX_POLL_EXCEEDED))) is None
+    assert native.record_of(Message(E(E._ALL_BROKERS_DOWN))) is None
+    assert native.record_of(Message(E(E._MAX_POLL_EXCEEDED))) is None
 
 
 @pytest.mark.parametrize(
@@ -158,18 +159,18 @@ def test_what_does_not_pass_by_itself_while_consuming_ends_the_process(
     code: int, failure: type[BrokerError]
 ) -> None:
     with pytest.raises(failure):
-        confluent._record(Message(E(code)))
+        native.record_of(Message(E(code)))
 
 
 def test_a_broker_is_not_built_on_a_client_that_partitions_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(confluent.ck, "murmur2", lambda key, partitions: 0)
+    monkeypatch.setattr(native.ck, "murmur2", lambda key, partitions: 0)
     with pytest.raises(BrokerRefused, match="disagree"):
-        confluent.ConfluentBroker("127.0.0.1:1")
+        ConfluentBroker("127.0.0.1:1")
 
 
 def test_a_client_that_has_come_to_its_end_says_so_at_every_poll() -> None:
     """The native one says it once, and not at all if the record that says it is swept away by a rebalance."""
-    reader = confluent.ConfluentBroker("127.0.0.1:1", confluent.ClientSettings()).reader()
+    reader = ConfluentBroker("127.0.0.1:1", ClientSettings()).reader()
     reader._log.log(40, "%s", "FAIL [client] Connect failed")
     assert reader.poll(1, 0.0) == []
     reader._log.log(50, "%s", "FATAL [client] Fatal error: Broker: Static consumer fenced")
