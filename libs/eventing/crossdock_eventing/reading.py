@@ -1,4 +1,4 @@
-"""Reading partitions up to an end that was asked for beforehand. Used by the restore of a task and by the broadcast tables."""
+"""Reading partitions up to an end that was asked for beforehand: restores of tasks, broadcast tables, replays, audits."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from crossdock_eventing import names
 from crossdock_eventing.broker.interface import Broker, Reader, Record, TopicPartition, Watermarks
 from crossdock_eventing.codec import Codec, Undecodable
 from crossdock_eventing.deadletter import DeadLetter, read_dead_letter
+from crossdock_eventing.reading import read_up_to
 from crossdock_eventing.registry import SchemaSource
 from crossdock_tools.schemas.contracts import Repository
 from crossdock_tools.topic_reader import Entry
@@ -32,8 +33,6 @@ GATEWAY = "channel-gateway"
 #: Key of a changelog record that carries a task's input offsets instead of a state.
 OFFSETS_KEY = "\x00offsets"
 _FRAME = struct.Struct(">bI")
-_BATCH = 10_000
-_POLL_S = 0.1
 _PASSES_MAX = 20
 
 
@@ -360,12 +359,14 @@ def _read_to_rest(
     ends = {each: reader.watermarks(each) for each in partitions}
     reader.assign({each: found.low for each, found in ends.items()})
     records: dict[TopicPartition, list[Record]] = defaultdict(list)
+
+    def take(found: list[Record]) -> None:
+        for record in found:
+            records[TopicPartition(record.topic, record.partition)].append(record)
+
     for _ in range(_PASSES_MAX):
-        waiting = [each for each, found in ends.items() if reader.position(each) < found.high]
-        while waiting:
-            for record in reader.poll(_BATCH, _POLL_S):
-                records[TopicPartition(record.topic, record.partition)].append(record)
-            waiting = [each for each in waiting if reader.position(each) < ends[each].high]
+        behind = {each: found.high for each, found in ends.items() if reader.position(each) < found.high}
+        read_up_to(reader, behind, take)
         seen = {each: reader.watermarks(each) for each in partitions}
         if all(seen[each].high == found.high for each, found in ends.items()):
             return records, ends, True
