@@ -25,6 +25,7 @@ _REFUSED = (400, 422)
 _CONFLICT = 409
 _THROTTLED = 429
 _DEFAULT_RETRY_AFTER_S = 1.0
+_RETRY_AFTER_MAX_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def posting_results(response: Response, documents: int) -> list[PostingResult]:
         return [_result(response)]
     body = response.body
     if response.status == 200 and isinstance(body, list) and len(body) == documents:
-        return [_result(Response(item.get("status", LOST), item)) for item in body]
+        return [_result(_part(item)) for item in body]
     whole = _result(Response(LOST, body) if response.status == 200 else response)
     # A refusal of the batch as a whole says nothing about a document in it.
     if isinstance(whole, Refused):
@@ -141,9 +142,15 @@ def _result(response: Response) -> PostingResult:
     return UnknownOutcome(_text(response))
 
 
+def _part(item: Any) -> Response:
+    """The answer to one document of a batch; one that is in no known form says nothing of its document."""
+    status = item.get("status") if isinstance(item, dict) else None
+    return Response(status if isinstance(status, int) else LOST, item)
+
+
 def _seconds(retry_after: str | None) -> float | None:
     try:
-        return None if retry_after is None else max(0.0, float(retry_after))
+        return None if retry_after is None else min(max(0.0, float(retry_after)), _RETRY_AFTER_MAX_S)
     except ValueError:  # the date form of RFC 9110: the back-off decides instead
         return None
 
