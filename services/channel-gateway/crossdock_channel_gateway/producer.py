@@ -97,14 +97,14 @@ class LastingProducer:
         return await (await self.send(topic, value, key, headers=headers))
 
     async def stop(self) -> None:
-        """Send what is waiting, if the broker is there, and stop."""
+        """Send what is waiting, if the broker takes it soon, and stop."""
         for task in (self._replacing, *self._leaving):
             if task is not None:
                 task.cancel()
         await asyncio.gather(
             *(task for task in (self._replacing, *self._leaving) if task is not None), return_exceptions=True
         )
-        await self._current.stop()
+        await _let_go(self._current)
 
     def _look_at(self, producer: AIOKafkaProducer, error: BaseException | None) -> None:
         # A bare KafkaError is what every send raises once the native producer's own loop has died.
@@ -139,7 +139,7 @@ class LastingProducer:
 
 
 async def _let_go(producer: AIOKafkaProducer) -> None:
-    """Stop a producer that was replaced. It would first wait for ever for what it can no longer write."""
+    """Stop a producer. One that is out of sequence, or whose broker is away, would first wait for ever for what it cannot write."""
     try:
         async with asyncio.timeout(_FAREWELL_S):
             await producer.stop()

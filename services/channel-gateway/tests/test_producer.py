@@ -101,3 +101,19 @@ async def test_an_outage_that_passes_replaces_nothing(monkeypatch: pytest.Monkey
     shaken.outcome = None
     await producer.send_and_wait("t", b"1", b"k")
     assert len(shaken.sent) == 2
+
+
+async def test_a_producer_that_cannot_write_does_not_keep_the_gateway_from_stopping(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stuck = Native(None)
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(stuck, "stop", never)
+    monkeypatch.setattr(producing, "_FAREWELL_S", 0.01)
+    producer = lasting(monkeypatch, stuck)
+    await producer.start()
+    async with asyncio.timeout(1.0):
+        await producer.stop()
