@@ -6,6 +6,7 @@ import gc
 import hashlib
 import json
 import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,7 @@ from crossdock_simulation.schedule import Schedule
 from crossdock_simulation.shrink import shrink, signature
 from crossdock_simulation.world import World, stock
 
-_CHUNK = 25
+_CHUNK = 10
 _COLLECT_EVERY = 5
 _PROGRESS_S = 2.0
 _ROOT = Path(__file__).parents[3]
@@ -106,7 +107,7 @@ class Campaign:
             self._load()
 
     def run(self, say: Callable[[str], None], *, keep_going: bool) -> Tally:
-        """Play what is left. Stops after the first failure unless told to keep going; Ctrl-C keeps what is done."""
+        """Play what is left. Stops after the first failure unless told to keep going; Ctrl-C ends it within seconds and keeps what is done."""
         started = said = time.monotonic()
         begun_at, before_s = self.tally.schedules, self.wall_s
         chunks = self._chunks()
@@ -131,8 +132,7 @@ class Campaign:
                     if self.tally.failures and not keep_going:
                         break
             finally:
-                for future in running:
-                    future.cancel()
+                pool.shutdown(wait=False, cancel_futures=True)
                 self._save()
         return self.tally
 
@@ -190,6 +190,7 @@ def quiet() -> None:
 
 def _prepare() -> None:
     """What all worlds share is built once and never collected; between worlds there is a better time than within one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it waits for the seeds under way
     quiet()
     stock()
     gc.collect()

@@ -108,7 +108,8 @@ def stock() -> Stock:
     services = (
         order_orchestrator(OrchestratorSettings(backorder_channels=frozenset({"shopify"}))),
         inventory_availability(InventorySettings()),
-        fulfillment_router(RouterSettings()),
+        # Every ten minutes for three days would be most of what happens in a world short of stock.
+        fulfillment_router(RouterSettings(retry_max_s=6 * 3600)),
         returns(ReturnsSettings()),
         settlement_reconciler(SettlementSettings()),
         erp_poster(erp_settings),
