@@ -10,6 +10,7 @@ import pytest
 
 from crossdock_canonical.money import Money
 from crossdock_canonical.records import (
+    Bucket,
     CancelDeclined,
     CapturePayment,
     FulfilledBy,
@@ -26,6 +27,7 @@ from crossdock_canonical.records import (
     RefundFailed,
     RefundPayment,
     RefundRecorded,
+    RestockReturn,
     ReturnAuthorized,
     ReturnDeclined,
     ReturnExpected,
@@ -337,6 +339,26 @@ def test_a_request_may_be_repeated_and_not_changed(world: Any) -> None:
     world.emit(OO, replace(CAPTURE, amount=Money(minor=1, currency="EUR")), "changed")
     [found] = world.check(name).violations
     assert "CapturePayment C1 asks for one thing" in found
+
+
+def test_two_findings_under_one_restock_reference_are_found(world: Any) -> None:
+    restocked = RestockReturn(
+        sku="A",
+        order_id="O-1",
+        rma_id="R1",
+        line_id="L1",
+        location="WH",
+        units=1,
+        bucket=Bucket.ON_HAND,
+        ref="R1/QC/L1/SELLABLE",
+        occurred_at=T0,
+    )
+    world.emit("returns", restocked, "first inspection")
+    world.emit("returns", replace(restocked, order_id="O-2"), "of another order")
+    assert not world.check("a reference stands for one request").violations
+    world.emit("returns", replace(restocked, units=2), "second inspection")
+    [found] = world.check("a reference stands for one request").violations
+    assert "RestockReturn O-1 R1/QC/L1/SELLABLE asks for one thing" in found
 
 
 def test_a_fact_that_is_told_twice_is_found(world: Any) -> None:

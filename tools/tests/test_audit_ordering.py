@@ -10,6 +10,7 @@ from crossdock_canonical.records import (
     CapturePayment,
     DocumentType,
     ErpDocumentPosted,
+    OrderShipped,
     Origin,
     PaymentAuthorized,
     PaymentKind,
@@ -21,6 +22,7 @@ from crossdock_canonical.specification import T0
 EUR = Money(minor=1999, currency="EUR")
 OO = "order-orchestrator"
 NAME = "outputs keep the order of their causes"
+DOCUMENTS = "documents come after those that they stand on"
 LETTERS = "dead letters keep the order of their messages"
 
 
@@ -130,3 +132,60 @@ def test_dead_letters_of_one_key_out_of_order_are_found(world: Any) -> None:
     assert "copies @3" in found
     assert "after @4" in found
     assert check.checked == 3
+
+
+def document(kind: DocumentType, key: str) -> ErpDocumentPosted:
+    return ErpDocumentPosted(
+        chain="order:O-1",
+        document_type=kind,
+        business_key=key,
+        erp="cloud",
+        external_ref=key,
+        order_id="O-1",
+        posted_at=T0,
+    )
+
+
+def test_a_document_before_the_one_that_it_stands_on_is_found(world: Any) -> None:
+    shipped = OrderShipped(
+        order_id="O-1",
+        shipment_id="S/1",
+        release=1,
+        channel="shopify",
+        shop="shop",
+        external_id="1",
+        lines=(),
+        currency="EUR",
+        shipped_at=T0,
+    )
+    cause = world.emit(OO, shipped, world.deliver(authorized(1)))
+    chain = (
+        document(DocumentType.SALES_ORDER, "sales_order/O-1/1"),
+        document(DocumentType.DELIVERY, "delivery/O-1/S/1"),
+        document(DocumentType.INVOICE, "invoice/O-1/S/1"),
+        document(DocumentType.CREDIT_MEMO, "credit_memo/O-1/C"),
+        document(DocumentType.SALES_ORDER_CHANGE, "sales_order_change/O-1/C"),
+        document(DocumentType.PAYMENT, "payment/O-1/P"),
+    )
+    for each in chain[2:]:
+        world.emit("erp-poster", each, cause)
+    assert [text.partition(" (")[0] for text in world.check(DOCUMENTS).violations] == [
+        "invoice/O-1/S/1",
+        "sales_order_change/O-1/C",
+    ]
+    for each in chain[:2]:
+        world.emit("erp-poster", each, cause)
+    check = world.check(DOCUMENTS)
+    assert (check.checked, len(check.violations)) == (4, 2)
+
+
+def test_documents_in_order_pass(world: Any) -> None:
+    cause = world.deliver(authorized(1))
+    for kind, key in (
+        (DocumentType.DELIVERY, "delivery/O-1/till"),
+        (DocumentType.INVOICE, "invoice/O-1/till"),
+        (DocumentType.CREDIT_MEMO, "credit_memo/O-1/C"),
+    ):
+        world.emit("erp-poster", document(kind, key), cause)
+    check = world.check(DOCUMENTS)
+    assert (check.checked, check.violations) == (2, ())

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from crossdock_simulation.workload_script import Script
     from crossdock_simulation.workload_world import World
 
+# Of the orders of which something comes back, those of which something comes back again.
+_TWICE_SHARE = 0.25
 # Most goods come back when they have had the time to arrive; some senders are faster than the parcel.
 _USUAL_WAIT_S = 2 * 86_400.0
 
 
 def give_back(world: World, sale: Sale) -> None:
-    """One return of one line of the order, as far as it is told; any of its steps may be all that is."""
+    """One return of one line of the order, or two, as far as they are told; any of their steps may be all that is."""
     script = world.script
     requested = script.on(Feature.RETURN_REQUESTED)
     received = script.on(Feature.RETURN_RECEIVED)
@@ -34,8 +36,17 @@ def give_back(world: World, sale: Sale) -> None:
     if not (requested or received or inspected):
         return
     line = script.rng.choice(sale.lines)
+    _send_back(world, sale, line, f"RMA-{sale.number}", requested, received, inspected)
+    if script.rng.random() < _TWICE_SHARE:
+        _send_back(world, sale, line, f"RMA-{sale.number}-B", requested, received, inspected)
+
+
+def _send_back(
+    world: World, sale: Sale, line: SaleLine, rma_id: str, requested: bool, received: bool, inspected: bool
+) -> None:
+    """Some units of a line. Of a line that comes back twice, it may be the same units that are announced once more."""
+    script = world.script
     units = script.rng.randint(1, line.units)
-    rma_id = f"RMA-{sale.number}"
     place = script.rng.choice(world.places).location
     at_s = sale.last_s + script.gap_s()
     if script.rng.random() < 0.7:
@@ -76,17 +87,28 @@ def give_back(world: World, sale: Sale) -> None:
         )
         at_s += script.gap_s()
     if inspected:
-        _inspect(script, sale, line, units, rma_id, place, at_s)
+        first = script.rng.randint(1, units) if script.rng.random() < 0.4 else units
+        _inspect(script, sale, line, 0, first, rma_id, place, at_s)
+        if units > first:
+            at_s += script.gap_s()
+            _inspect(script, sale, line, first, units - first, rma_id, place, at_s)
     sale.last_s = max(sale.last_s, at_s)
 
 
 def _inspect(
-    script: Script, sale: Sale, line: SaleLine, units: int, rma_id: str, place: LocationId, at_s: float
+    script: Script,
+    sale: Sale,
+    line: SaleLine,
+    before: int,
+    units: int,
+    rma_id: str,
+    place: LocationId,
+    at_s: float,
 ) -> None:
-    """The findings; a store may have paid the money out of its drawer."""
-    inspection_id = f"{rma_id}-QC"
+    """The findings on units that follow those inspected `before`; a store may have paid the money out of its drawer."""
+    inspection_id = f"{rma_id}-QC-{before}" if before else f"{rma_id}-QC"
     drawer = None
-    worth = line.amounts.share(units=units, before=0, of=line.units).due
+    worth = line.amounts.share(units=units, before=before, of=line.units).due
     if script.on(Feature.STORE_REFUND, 0.4):
         drawer = Money(minor=script.rng.choice((worth, worth, 0)), currency=sale.currency)
     record = ReturnInspected(

@@ -36,6 +36,7 @@ CHECKS: tuple[Statement, ...] = (
     documents.documents,
     ordering.outputs,
     ordering.letters,
+    ordering.documents,
     causation.causes,
     causation.acyclic,
     causation.identities,

@@ -30,6 +30,7 @@ from crossdock_canonical.records import (
     RefundFailed,
     RefundPayment,
     RefundRecorded,
+    RestockReturn,
     ReturnAuthorized,
     ReturnDeclined,
     ReturnExpected,
@@ -89,7 +90,7 @@ def _told_twice(evidence: Evidence) -> Check:
     return Check(12, "a fact is told once per reference", checked, tuple(violations))
 
 
-#: What is asked of the outside, and the fields that are its reference. An answer that does not come is asked for again.
+#: What is asked of the outside and of stock, with the fields that are its reference. Without an answer it is asked for again.
 _REQUESTS: tuple[tuple[type[Any], tuple[str, ...]], ...] = (
     (FulfillmentRequested, ("fulfillment_order_id",)),
     (FulfillmentCancelRequested, ("fulfillment_order_id", "cancel_id")),
@@ -97,6 +98,7 @@ _REQUESTS: tuple[tuple[type[Any], tuple[str, ...]], ...] = (
     (CapturePayment, ("capture_id",)),
     (VoidPayment, ("void_id",)),
     (RefundPayment, ("refund_id",)),
+    (RestockReturn, ("order_id", "ref")),
 )
 #: What was done, and the fields that are its reference.
 _FACTS: tuple[tuple[type[Any], tuple[str, ...]], ...] = (

@@ -1,8 +1,14 @@
-"""Invariant 5: what happens to one key happens in order, also beyond a service: outputs follow the order of their causes."""
+"""Invariant 5: what happens to one key happens in order, also beyond a service: outputs follow the order of their causes.
+
+And an order's documents come after those that they stand on, which no ERP need check: delivery after sales order, invoice after
+delivery, credit memo and change after what they credit and change.
+"""
 
 from __future__ import annotations
 
-from crossdock_canonical.records import ErpDocumentFailed, ErpDocumentPosted
+from collections.abc import Mapping
+
+from crossdock_canonical.records import DocumentType, ErpDocumentFailed, ErpDocumentPosted, OrderShipped
 from crossdock_eventing.broker.interface import TopicPartition
 from crossdock_tools.audit.books import Books
 from crossdock_tools.audit.evidence import GATEWAY, Evidence, place, producer_of
@@ -62,6 +68,46 @@ def letters(evidence: Evidence, _books: Books) -> Check:
             violations.append(f"{place(letter.record)} copies @{offset} of {topic}[{number}] after @{before}")
         reached[thread] = max(offset, before)
     return Check(5, "dead letters keep the order of their messages", checked, tuple(violations))
+
+
+def documents(evidence: Evidence, _books: Books) -> Check:
+    """Each document of an order was posted after one that it stands on. What was posted first lies first: they share a key."""
+    violations: list[str] = []
+    checked = 0
+    releases = {
+        (entry.body.order_id, entry.body.shipment_id): entry.body.release
+        for entry in evidence.of(OrderShipped)
+    }
+    posted: dict[str | None, list[str]] = {}
+    for entry in evidence.of(ErpDocumentPosted):
+        body = entry.body
+        before = posted.setdefault(body.order_id, [])
+        base = _stands_on(body, releases)
+        if base:
+            checked += 1
+            if not any(key == base or (base.endswith("/") and key.startswith(base)) for key in before):
+                violations.append(f"{body.business_key} ({place(entry.record)}) was posted before {base}")
+        before.append(body.business_key)
+    return Check(5, "documents come after those that they stand on", checked, tuple(violations))
+
+
+def _stands_on(body: ErpDocumentPosted, releases: Mapping[tuple[str, str], int]) -> str:
+    """Business key of the document that must be there, or what it begins with; empty when none must."""
+    order = body.order_id or ""
+    shipment = body.business_key.removeprefix(f"delivery/{order}/").removeprefix(f"invoice/{order}/")
+    match body.document_type:
+        case DocumentType.DELIVERY:
+            # What was carried out of a store was never released.
+            release = releases.get((order, shipment), 0)
+            return f"sales_order/{order}/{release}" if release else ""
+        case DocumentType.INVOICE:
+            return f"delivery/{order}/{shipment}"
+        case DocumentType.SALES_ORDER_CHANGE:
+            return f"sales_order/{order}/"
+        case DocumentType.CREDIT_MEMO:
+            return f"invoice/{order}/"
+        case _:
+            return ""
 
 
 def _answered(evidence: Evidence) -> frozenset[tuple[str, str]]:

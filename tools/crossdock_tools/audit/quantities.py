@@ -114,12 +114,6 @@ def _check_returned(orders: Orders, evidence: Evidence, finding: Finding) -> Non
         for credit in order.credits:
             for line in credit.lines if credit.invoiced else ():
                 units["credited"][order.order_id, line.line_id] += line.units
-    authorized = {(each.body.order_id, each.body.rma_id): each.body for each in evidence.of(ReturnAuthorized)}
-    for entry in evidence.of(ReturnClosed):
-        authorized.pop((entry.body.order_id, entry.body.rma_id), None)
-    for returning in authorized.values():
-        for line in returning.lines:
-            units["authorised to come back"][returning.order_id, line.line_id] += line.units
     for what, lines in units.items():
         for (order_id, line_id), count in lines.items():
             shipped = orders[order_id].shipped[line_id] if order_id in orders else 0
@@ -127,6 +121,31 @@ def _check_returned(orders: Orders, evidence: Evidence, finding: Finding) -> Non
                 count <= shipped,
                 f"order {order_id} line {line_id}: {count} units {what} of {shipped} shipped",
             )
+    _check_authorized(orders, evidence, finding)
+
+
+def _check_authorized(orders: Orders, evidence: Evidence, finding: Finding) -> None:
+    """Whenever a return is authorised: all that are open then, in the order in which their topic tells of them."""
+    open_now: dict[str, dict[str, ReturnAuthorized]] = defaultdict(dict)
+    for entry in evidence.entries:
+        match entry.body:
+            case ReturnClosed() as closing:
+                open_now[closing.order_id].pop(closing.rma_id, None)
+            case ReturnAuthorized() as returning:
+                order_id = returning.order_id
+                open_now[order_id][returning.rma_id] = returning
+                for line_id in {line.line_id for line in returning.lines}:
+                    count = sum(
+                        line.units
+                        for each in open_now[order_id].values()
+                        for line in each.lines
+                        if line.line_id == line_id
+                    )
+                    shipped = orders[order_id].shipped[line_id] if order_id in orders else 0
+                    finding.expect(
+                        count <= shipped,
+                        f"order {order_id} line {line_id}: {count} units authorised to come back of {shipped} shipped",
+                    )
 
 
 def _check_refunded(orders: Orders, evidence: Evidence, finding: Finding) -> None:
