@@ -88,18 +88,19 @@ def _base_id(_order: OrderState, base_id: str) -> str:
     return base_id
 
 
-def _asked_under_new_id(decision: Any, movement_id: str) -> None:
-    movement = next(each for each in decision.order.movements if each.movement_id == movement_id)
-    decision.drop_timer(f"answer:{movement_id}")
-    payments._start(decision, replace(movement, movement_id=payments._free_id(decision.order, movement_id)))
-
-
 # ---- messages of channels
 
 
 def _arrival_is_revision(original: Original) -> Original:
     def merge(decision: Any, snapshot: Any, items: Any) -> None:
         original(decision, replace(snapshot, revision_at=decision.now), items)
+
+    return merge
+
+
+def _to_the_second(original: Original) -> Original:
+    def merge(decision: Any, snapshot: Any, items: Any) -> None:
+        original(decision, replace(snapshot, revision_id=""), items)
 
     return merge
 
@@ -203,6 +204,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         apply=wrapped(decide, "merge", _arrival_is_revision),
     ),
     Mutation(
+        name="revision-by-second",
+        invariant=11,
+        where=_SERVICE,
+        about="of two snapshots of an order that were made within a second the first one wins",
+        apply=wrapped(decide, "merge", _to_the_second),
+    ),
+    Mutation(
         name="echo-recorded",
         invariant=11,
         where=_SERVICE,
@@ -260,12 +268,5 @@ MUTATIONS: tuple[Mutation, ...] = (
         where=_SERVICE,
         about="a second movement of money goes under the id of the first",
         apply=replaced(payments, "_free_id", _base_id),
-    ),
-    Mutation(
-        name="asked-again-anew",
-        invariant=12,
-        where=_SERVICE,
-        about="a payment provider that does not answer is asked again under a new reference",
-        apply=replaced(decide, "ask_again", _asked_under_new_id),
     ),
 )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 from crossdock_canonical.decider import Ignored
-from crossdock_canonical.records import CreditGranted, Origin
+from crossdock_canonical.records import CreditGranted, OrderShipped, Origin
 from crossdock_erp_poster import decide, documents, erp_api, lanes
 from crossdock_erp_poster.model import PostDocument, TimersMoved
 from crossdock_simulation import erp
@@ -36,6 +37,17 @@ def _channel_credits_left_out(original: Original) -> Original:
         return original(fact, state)
 
     return without_document
+
+
+def _invoice_first(original: Original) -> Original:
+    def documents_of(fact: Any, **rest: Any) -> Any:
+        found = original(fact, **rest)
+        if not isinstance(fact, OrderShipped):
+            return found
+        delivery, invoice = found
+        return replace(invoice, after=""), delivery
+
+    return documents_of
 
 
 def _cause_lost(original: Original) -> Original:
@@ -69,10 +81,10 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         name="invoice-first",
-        invariant=4,
+        invariant=5,
         where=_SERVICE,
-        about="a document does not wait for the one that it follows",
-        apply=replaced(decide, "_readiness", lambda *_args: decide._Readiness.READY),
+        about="an invoice is posted before its delivery, and does not wait for it",
+        apply=wrapped(decide, "documents_of", _invoice_first),
     ),
     Mutation(
         name="channel-credits-unbooked",

@@ -25,16 +25,17 @@ def _retired_early(*, name: str, due: Any) -> DeadlineSet:
     return DeadlineSet(name=name, due=due - timedelta(days=140) if name == RETIRE else due)
 
 
-def _worth_of_first_lot(line: Any, units: int) -> Any:
-    lot = line.lots[0]
-    return lot.amounts.share(units=min(units, lot.units), before=0, of=lot.units)
+def _without_discount(original: Original) -> Original:
+    def worth(line: Any, units: int) -> Any:
+        return replace(original(line, units), discount=0)
+
+    return worth
 
 
 def _restocked_by_line(original: Original) -> Original:
-    """The reference of returned goods names the return, not the inspection."""
 
     def restock(**fields: Any) -> Any:
-        return original(**{**fields, "ref": f"{fields['rma_id']}/{fields['line_id']}"})
+        return original(**{**fields, "ref": f"{fields['rma_id']}/{fields['line_id']}/{fields['bucket']}"})
 
     return restock
 
@@ -55,11 +56,11 @@ MUTATIONS: tuple[Mutation, ...] = (
         apply=replaced(decide, "returnable_units", _all_that_shipped),
     ),
     Mutation(
-        name="credit-of-first-units",
+        name="credit-without-discount",
         invariant=3,
         where=_SERVICE,
-        about="every credit takes the worth of a line's first units",
-        apply=replaced(crediting, "worth", _worth_of_first_lot),
+        about="a credit for returned goods forgets their discount",
+        apply=wrapped(crediting, "worth", _without_discount),
     ),
     Mutation(
         name="returns-forgotten-early",
@@ -77,7 +78,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         name="restock-reference-of-return",
-        invariant=2,
+        invariant=12,
         where=_SERVICE,
         about="goods restocked after a second inspection of a return go under the reference of the first",
         apply=wrapped(decide, "RestockReturn", _restocked_by_line),
