@@ -107,7 +107,10 @@ class Campaign:
             self._load()
 
     def run(self, say: Callable[[str], None], *, keep_going: bool) -> Tally:
-        """Play what is left. Stops after the first failure unless told to keep going; Ctrl-C ends it within seconds and keeps what is done."""
+        """Play what is left. Stops after the first failure unless told to keep going.
+
+        Ctrl-C ends it within seconds; what is done is kept.
+        """
         started = said = time.monotonic()
         begun_at, before_s = self.tally.schedules, self.wall_s
         chunks = self._chunks()
@@ -190,7 +193,8 @@ def quiet() -> None:
 
 def _prepare() -> None:
     """What all worlds share is built once and never collected; between worlds there is a better time than within one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it waits for the seeds under way
+    # Ctrl-C is the parent's to handle; it waits for the seeds under way.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     quiet()
     stock()
     gc.collect()

@@ -88,9 +88,7 @@ class Instance:
         self._gated: GatedBroker | None = None
         self._disks: dict[int, Disk] = {}
         self._say = say
-        self._readable = broker.readable(
-            {kind.TOPIC for kind in (*service.inputs, *service.tables.values())}
-        )
+        self._readable = broker.readable({kind.TOPIC for kind in (*service.inputs, *service.tables.values())})
         self._awake = True
         self._wakes_s = 0.0
         self._seen = 0
