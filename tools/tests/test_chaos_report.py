@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from crossdock_tools.chaos.report import ChaosReport, how_ended, read_logs
+from crossdock_tools.audit.report import Check, Report
+from crossdock_tools.chaos.report import ChaosReport, how_ended, read_logs, unproven
 
 
 def test_known_ends_are_counted_and_crashes_are_named(tmp_path: Path) -> None:
@@ -37,3 +38,11 @@ def test_a_report_says_whether_the_run_passed(tmp_path: Path) -> None:
     assert len(list(report.tables())) == 2
     assert how_ended(-9) == "kill -9"
     assert how_ended(1) == "exit code 1"
+
+
+def test_a_check_that_had_nothing_to_look_at_fails_the_run() -> None:
+    """As most have when the topics were written to all the while."""
+    idle = Check(3, "an idle one", 0, note="the cluster was written to while it was read")
+    assert unproven(Report((Check(1, "a sound one", 9), Check(2, "a broken one", 0, ("x",)), idle))) == [
+        "invariant 3 an idle one: nothing to check (the cluster was written to while it was read)"
+    ]

@@ -11,6 +11,8 @@ from typing import Any
 
 from rich.table import Table
 
+from crossdock_tools.audit.report import Report
+
 #: Log events of a process that ended for a reason that nobody foresaw.
 _CRASHES = frozenset({"service.crashed", "gateway.part_failed"})
 #: Log events that tell of a fault met and mended.
@@ -135,6 +137,14 @@ def _enter(book: LogBook, file: Path, line: str) -> None:
         book.crashes.append(f"{file.stem}: {trace[-1] if trace else event} (see {file})")
     elif event in _RECOVERIES:
         book.recoveries[_RECOVERIES[event]] += 1
+
+
+def unproven(verdict: Report) -> list[str]:
+    """Checks that had nothing to look at: after a run under load each has, or its silence proves nothing."""
+    return [
+        f"invariant {check.invariant} {check.name}: nothing to check ({check.note or 'no such case'})"
+        for check in verdict.unchecked
+    ]
 
 
 def _table(title: str, what: str, rows: Mapping[str, Any]) -> Table:

@@ -19,7 +19,7 @@ from crossdock_tools.audit.ledgers import read_ledgers
 from crossdock_tools.audit.report import Report
 from crossdock_tools.chaos import load
 from crossdock_tools.chaos.faults import Faults
-from crossdock_tools.chaos.report import FORESEEN_EXITS, ChaosReport, how_ended, read_logs
+from crossdock_tools.chaos.report import FORESEEN_EXITS, ChaosReport, how_ended, read_logs, unproven
 from crossdock_tools.chaos.schedule import Kind, plan
 from crossdock_tools.chaos.sending import Sender
 from crossdock_tools.chaos.stack import Stack
@@ -249,6 +249,7 @@ class Run:
         report.dead_letters = len(evidence.letters)
         report.audit = verdict.to_json()
         report.problems += [f"invariant {each}" for each in verdict.findings()]
+        report.problems += unproven(verdict)
         if len(evidence.letters) != self._poisoned:
             report.problems.append(f"{len(evidence.letters)} dead letters, {self._poisoned} were provoked")
         return verdict

@@ -78,7 +78,12 @@ class Run:
         # Kept for `crossdock audit --demo`: the simulated systems end with the demo.
         demo_books().write_text(json.dumps(books.to_json()) + "\n")
         auditor = Auditor(repository(None), cluster.registry())
-        return auditor.audit(cluster.broker(), books, expect_drained=True)
+        evidence = auditor.read(cluster.broker())
+        if not evidence.quiet:
+            raise DemoError(
+                "the topics do not come to rest after the last effect: somebody works without end"
+            )
+        return auditor.judge(evidence, books, expect_drained=True)
 
     def _refuse_a_second_run(self) -> None:
         """The script's orders are the same every time: a cluster that has seen them would ignore them as duplicates."""
