@@ -345,8 +345,9 @@ def test_a_member_that_left_cannot_commit_offsets(bench: Any) -> None:
     producer.abort()
 
 
-def test_a_transaction_without_offsets_is_not_fenced_by_the_group(bench: Any) -> None:
-    """The reason why every transaction sends offsets: this zombie's output lands."""
+@pytest.mark.parametrize("sends_none", [False, True])
+def test_a_transaction_without_offsets_is_not_fenced_by_the_group(bench: Any, *, sends_none: bool) -> None:
+    """The reason why every transaction sends offsets: this zombie's output lands. The client does not even ask for none of them."""
     source, sink = bench.topic(2), bench.topic()
     group = bench.group(source)
     first = bench.member(group, source)
@@ -354,8 +355,11 @@ def test_a_transaction_without_offsets_is_not_fenced_by_the_group(bench: Any) ->
     zombie = bench.producer()
     zombie.begin()
     zombie.produce(sink, key=b"k", value=b"zombie", partition=0)
+    stale = first.consumer.group_metadata()
     second = bench.member(group, source)
     bench.settle(first, second, owned=1)
+    if sends_none:
+        zombie.send_offsets({}, stale)
     zombie.commit()
     assert [record.value for record in bench.read(sink, count=1)] == [b"zombie"]
 

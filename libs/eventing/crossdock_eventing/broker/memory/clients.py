@@ -275,6 +275,8 @@ class MemoryProducer:
 
     def send_offsets(self, offsets: Mapping[TopicPartition, int], group: GroupMetadata) -> None:
         self._check(is_open=True)
+        if not offsets:
+            return  # as the native client does: it asks nobody, and so is refused by nobody
         self._check_reachable()
         self.poll()
         transaction = self._cluster.transactions.current(self._id, self._epoch, self._cluster.tick())
