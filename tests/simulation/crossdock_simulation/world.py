@@ -249,15 +249,24 @@ class World:
         if not self.broker.faults.away:
             moments.append(self.gateway.next_s())
         owned: Counter[str] = Counter()
+        held, waiting = set(), set()
         for each in self.instances:
-            owned[each.service.name] += len(each.partitions)
             if each.frozen:
+                held.add(each.service.name)
                 continue
+            owned[each.service.name] += len(each.partitions)
+            if each.worker is not None:
+                waiting.add(each.service.name)
             moments.append(each.port_next_s())
             if each.worker is None and each.wanted:
                 moments.append(each.restart_at_s)
-        if any(owned[name] < self._schedule.partitions for name in SERVICES):
-            moments.append(now_s + 1.0)  # somebody's session has to run out first
+        # Somebody's session has to run out first, unless nobody is there to take over from who stands still.
+        if any(
+            owned[name] < self._schedule.partitions
+            for name in SERVICES
+            if name in waiting or name not in held
+        ):
+            moments.append(now_s + 1.0)
         return min((max(at_s, now_s + 0.001) for at_s in moments if at_s is not None), default=None)
 
     def _timer_s(self) -> float | None:

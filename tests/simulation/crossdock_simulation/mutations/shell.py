@@ -10,7 +10,7 @@ from unittest.mock import patch
 from uuid import NAMESPACE_URL, uuid5
 
 from crossdock_eventing import worker
-from crossdock_eventing.broker.interface import Producer, Record
+from crossdock_eventing.broker.interface import Producer, Record, TopicPartition
 from crossdock_eventing.calls import Calls
 from crossdock_eventing.decision import Cause, Decider
 from crossdock_eventing.envelope import Meta, record_key
@@ -69,6 +69,19 @@ def _letter_alone(
     self._outbox.dead_letter(record, task, code=code, detail=detail, error=error)
     self._journal.rejected(task.partition, record.topic, record.offset, code)
     batch.touched[task.partition] = task
+
+
+class _OffsetsOfInput(Task):
+    """Sends offsets only when it has taken a message: not for a timer, an answer, its first book."""
+
+    _committed: dict[str, int] | None = None
+
+    def offsets(self) -> dict[TopicPartition, int]:
+        return {} if self._committed == self.next_offsets else super().offsets()
+
+    def flush(self, now_ms: int) -> None:
+        super().flush(now_ms)
+        self._committed = dict(self.next_offsets)
 
 
 # ---- what is written, and when
@@ -301,6 +314,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         where=SHELL,
         about="a message that cannot be processed is logged and skipped, without a dead letter",
         apply=replaced(Outbox, "dead_letter", lambda *_args, **_why: None),
+    ),
+    Mutation(
+        name="offsets-with-input-only",
+        invariant=8,
+        where=SHELL,
+        about="a transaction sends offsets only for tasks that took a message, so that a zombie's timers are not fenced",
+        apply=replaced(worker, "Task", _OffsetsOfInput),
     ),
     Mutation(
         name="events-type-by-type",
