@@ -55,6 +55,8 @@ def audit(
 ) -> None:
     """Check every invariant against a cluster's topics and the outside's books; exit 1 when one is broken."""
     from crossdock_tools.audit.auditor import Auditor
+    from crossdock_tools.replaying.command import settings_of
+    from crossdock_tools.replaying.identity import replays_alike
 
     if demo and books is None and not simulators and demo_books().exists():
         books = demo_books()
@@ -65,7 +67,8 @@ def audit(
         auditor = Auditor(repository(schemas), cluster.registry())
         evidence = auditor.read(cluster.broker())
         # Within the block: states are decoded when a check looks at them, by schemas of the registry.
-        report = auditor.judge(evidence, given, expect_drained=expect_drained)
+        replayed = replays_alike(cluster, settings_of(cluster, demo=demo), whole=False)
+        report = auditor.judge(evidence, given, expect_drained=expect_drained, supplied=[replayed])
     if not evidence.quiet:
         print(
             "the topics were written to while they were read: what is under way may show as broken",

@@ -52,6 +52,7 @@ from crossdock_simulation.workload import workload
 from crossdock_tools.audit.auditor import Auditor
 from crossdock_tools.audit.books import Books
 from crossdock_tools.audit.report import Check, Report
+from crossdock_tools.replaying.identity import verdict
 from crossdock_tools.schemas.contracts import Repository
 from crossdock_tools.topics import group_inputs, topic_specs
 
@@ -417,14 +418,7 @@ class World:
         check = self._shared.replay
         if self._services != self._shared.services:
             check = ReplayCheck(self._shared.registry, self._services.values())
-        found = check.check(self.broker)
-        violations = [str(each) for each in found.differences] + found.beyond
-        return Check(
-            6,
-            "replaying the journal gives the same events and states",
-            found.checked["turns"],
-            tuple(violations),
-        )
+        return verdict(check.check(self.broker), whole=True)
 
     def _stores_match(self) -> Check:
         """A store holds exactly the last value of every key of its changelog partition."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,10 +23,11 @@ from crossdock_tools.chaos.faults import Faults
 from crossdock_tools.chaos.report import FORESEEN_EXITS, ChaosReport, how_ended, read_logs, unproven
 from crossdock_tools.chaos.schedule import Kind, plan
 from crossdock_tools.chaos.sending import Sender
-from crossdock_tools.chaos.stack import Stack
+from crossdock_tools.chaos.stack import POLICIES, Stack
 from crossdock_tools.chaos.watching import Watcher
 from crossdock_tools.demo.client import read_json, write_json
 from crossdock_tools.demo.run import poison
+from crossdock_tools.replaying.identity import replays_alike
 from crossdock_tools.schemas.contracts import Repository
 
 _TICK_S = 0.05
@@ -87,7 +89,7 @@ class Run:
             self._drain(healed)
             report.drain_s = time.monotonic() - healed
             self._collect()
-        self._say("auditing topics and books")
+        self._say("auditing topics and books, replaying the journals")
         return report, self._audit()
 
     def _under_load(self) -> None:
@@ -244,7 +246,8 @@ class Run:
         (self._stack.directory / "books.json").write_text(json.dumps(books.to_json()) + "\n")
         auditor = Auditor(self._repository, cluster.registry())
         evidence = auditor.read(cluster.broker())
-        verdict = auditor.judge(evidence, books, expect_drained=True)
+        replayed = replays_alike(cluster, {**os.environ, **POLICIES}, whole=True)
+        verdict = auditor.judge(evidence, books, expect_drained=True, supplied=[replayed])
         report.messages = len(evidence.entries)
         report.dead_letters = len(evidence.letters)
         report.audit = verdict.to_json()

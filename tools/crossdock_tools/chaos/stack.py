@@ -39,7 +39,7 @@ INSTANCES = 2
 _HEALTHY_WITHIN_S = 120.0
 
 #: As in the demo, but nobody outside is waited for longer than a fault lasts.
-_POLICIES = {
+POLICIES = {
     **DEMO_POLICIES,
     "CROSSDOCK_ERP_POSTER_ANSWER_TIMEOUT_S": "3",
     # Covers the slowest answer of the schedule, on a busy machine.
@@ -157,7 +157,7 @@ def running(
             "SCHEMA_REGISTRY_URL": found.registry_url,
             "CROSSDOCK_STATE_DIR": str(directory / "state"),
             **outside_of(urls, shopify_secrets),
-            **_POLICIES,
+            **POLICIES,
         }
         environment = {
             name: {

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -21,7 +22,8 @@ from crossdock_tools.cluster import Cluster, demo_books, demo_directory
 from crossdock_tools.demo import figures, scenario
 from crossdock_tools.demo.client import GatewayClient, read_json, write_json
 from crossdock_tools.demo.shapes import SHOP
-from crossdock_tools.demo.stack import SERVICES, Stack
+from crossdock_tools.demo.stack import DEMO_POLICIES, SERVICES, Stack
+from crossdock_tools.replaying.identity import replays_alike
 from crossdock_tools.schemas.commands import repository
 from crossdock_tools.topic_reader import TopicReader
 
@@ -58,7 +60,7 @@ class Run:
             self._send_all()
             outcome = self._reader.outcome
             wall_s = time.monotonic() - self._started
-            self._say("auditing topics and books")
+            self._say("auditing topics and books, replaying the journals")
             audit = self._audit()
             books = {name: read_json(f"{url}/books") for name, url in self._stack.simulator_urls.items()}
             result = figures.summary(
@@ -83,7 +85,8 @@ class Run:
             raise DemoError(
                 "the topics do not come to rest after the last effect: somebody works without end"
             )
-        return auditor.judge(evidence, books, expect_drained=True)
+        replayed = replays_alike(cluster, {**os.environ, **DEMO_POLICIES}, whole=True)
+        return auditor.judge(evidence, books, expect_drained=True, supplied=[replayed])
 
     def _refuse_a_second_run(self) -> None:
         """The script's orders are the same every time: a cluster that has seen them would ignore them as duplicates."""

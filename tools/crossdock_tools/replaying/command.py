@@ -46,7 +46,7 @@ def check(service: ServiceOption = None, demo: DemoOption = False, as_json: Json
     from crossdock_tools.replaying.services import load
 
     with reachable_cluster(demo=demo) as cluster:
-        settings = _settings(cluster, demo=demo)
+        settings = settings_of(cluster, demo=demo)
         services = [load(name, settings) for name in _names(service)]
         found = ReplayCheck(cluster.registry(), services).check(cluster.broker())
     if not found.quiet:
@@ -82,7 +82,7 @@ def record(
     if not out.is_dir():
         raise ReplayError(f"{out} is not a folder; create it or name another with --out")
     with reachable_cluster(demo=demo) as cluster:
-        settings = _settings(cluster, demo=demo)
+        settings = settings_of(cluster, demo=demo)
         write_recordings(
             cluster.broker(), cluster.registry(), settings, _names(service), out=out, keys_max=keys
         )
@@ -144,7 +144,8 @@ def _names(chosen: list[str] | None) -> list[str]:
     return list(chosen or SERVICES)
 
 
-def _settings(cluster: Cluster, *, demo: bool) -> dict[str, str]:
+def settings_of(cluster: Cluster, *, demo: bool) -> dict[str, str]:
+    """What the services of this cluster run under: this environment, with the demo's own policies where it is the demo's."""
     from crossdock_tools.demo.stack import DEMO_POLICIES
 
     if demo or cluster.bootstrap_servers != addresses.bootstrap_servers():
