@@ -89,6 +89,11 @@ def simulate(
     else:
         _print(figures)
     if not tally.failures:
+        if tally.unchecked:
+            _say(
+                f"proves nothing of: {', '.join(tally.unchecked)}, which no schedule had anything to show for"
+            )
+            raise typer.Exit(1)
         return
     seed, text = tally.failures[0]
     _say(f"seed {seed} fails: {text}")
@@ -176,18 +181,21 @@ def _figures(campaign: Campaign) -> dict[str, Any]:
         "orders_per_schedule": round(tally.orders / count, 2),
         "faults": struck,
         "faults_per_schedule": round(struck / count, 2),
-        "checked": tally.checked,
+        "checked": sum(tally.checks.values()),
         "failures": len(tally.failures),
         "faults_by_kind": dict(sorted(tally.faults.items())),
+        "checked_by_statement": dict(sorted(tally.checks.items())),
     }
 
 
 def _print(figures: dict[str, Any]) -> None:
     for name, value in figures.items():
-        if name != "faults_by_kind":
+        if not isinstance(value, dict):
             print(f"{name:>20}  {value}")
-    for kind, count in figures["faults_by_kind"].items():
-        print(f"{count:>20}  {kind}")
+    for by in ("faults_by_kind", "checked_by_statement"):
+        print(f"\n{by.replace('_', ' '):>20}")
+        for name, count in figures[by].items():
+            print(f"{count:>20,}  {name}")
 
 
 def _explain(failure: Failure, directory: Path) -> None:

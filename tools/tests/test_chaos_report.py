@@ -7,6 +7,7 @@ from pathlib import Path
 
 from crossdock_tools.audit.report import Check, Report
 from crossdock_tools.chaos.report import ChaosReport, how_ended, read_logs, unproven
+from crossdock_tools.chaos.stack import keep_evidence
 
 
 def test_known_ends_are_counted_and_crashes_are_named(tmp_path: Path) -> None:
@@ -46,3 +47,20 @@ def test_a_check_that_had_nothing_to_look_at_fails_the_run() -> None:
     assert unproven(Report((Check(1, "a sound one", 9), Check(2, "a broken one", 0, ("x",)), idle))) == [
         "invariant 3 an idle one: nothing to check (the cluster was written to while it was read)"
     ]
+
+
+def test_what_a_failed_run_left_outlives_the_next_one(tmp_path: Path) -> None:
+    directory = tmp_path / "chaos"
+    (directory / "kafka").mkdir(parents=True)
+    (directory / "lock").touch()
+    keep_evidence(directory)
+    assert (directory / "kafka").exists()  # no report: that run is still under way, or was stopped
+
+    (directory / "report.json").write_text('{"ok": true, "seed": 4}')
+    keep_evidence(directory)
+    assert (directory / "kafka").exists()
+
+    (directory / "report.json").write_text('{"ok": false, "seed": 5}')
+    keep_evidence(directory)
+    assert [part.name for part in directory.iterdir()] == ["lock"]
+    assert (tmp_path / "chaos-failed-5" / "kafka").exists()

@@ -24,24 +24,35 @@ from crossdock_simulation.world import World, stock
 _CHUNK = 10
 _COLLECT_EVERY = 5
 _PROGRESS_S = 2.0
+_SHOWS_EVERYTHING = 1_000
 _ROOT = Path(__file__).parents[3]
 
 
 @dataclass
 class Tally:
-    """Sums over schedules. `failures` are (seed, text). checked: things that the auditor held its statements against."""
+    """Sums over schedules. `failures` are (seed, text).
+
+    checks: by statement of the auditor, how many things it was held against; 0 for one that never found any.
+    """
 
     schedules: int = 0
     orders: int = 0
-    checked: int = 0
+    checks: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[int, str]] = field(default_factory=list)
+
+    @property
+    def unchecked(self) -> list[str]:
+        """Statements that nothing was held against in as many schedules as should have shown everything."""
+        if self.schedules < _SHOWS_EVERYTHING:
+            return []
+        return sorted(name for name, count in self.checks.items() if not count)
 
     def add(self, other: Tally) -> None:
         """Take in another's sums."""
         self.schedules += other.schedules
         self.orders += other.orders
-        self.checked += other.checked
+        self.checks.update(other.checks)
         self.faults.update(other.faults)
         self.failures += other.failures
 
@@ -66,7 +77,8 @@ def play(seeds: Iterable[int]) -> Tally:
         outcome = World(Schedule.of_seed(seed)).run()
         tally.schedules += 1
         tally.orders += outcome.orders
-        tally.checked += 0 if outcome.report is None else outcome.report.checked
+        for check in outcome.report.checks if outcome.report is not None else ():
+            tally.checks[check.name] += check.checked
         tally.faults.update(outcome.faults)
         if outcome.failure is not None:
             tally.failures.append((seed, outcome.failure))
@@ -156,7 +168,8 @@ class Campaign:
                 return
             self.next_seed, self.wall_s = found.pop("next_seed"), found.pop("wall_s")
             found["failures"] = [(seed, text) for seed, text in found["failures"]]
-            self.tally = Tally(**{**found, "faults": Counter(found["faults"])})
+            found |= {name: Counter(found[name]) for name in ("faults", "checks")}
+            self.tally = Tally(**found)
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return
         self.resumed_at = self.next_seed

@@ -143,7 +143,7 @@ def test_a_defect_is_found_shrunk_and_told() -> None:
 
 def test_a_campaign_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     stopped = Campaign(1, 75, tmp_path, fresh=False, processes=1)
-    stopped.tally = Tally(schedules=50, orders=7, checked=9, faults=Counter(kill=3))
+    stopped.tally = Tally(schedules=50, orders=7, checks=Counter(a=9), faults=Counter(kill=3))
     stopped.next_seed = 51
     stopped._save()
     lines: list[str] = []
@@ -154,7 +154,15 @@ def test_a_campaign_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert (tally.schedules, tally.failures) == (75, [])
     assert tally.orders > 7
     assert tally.faults["kill"] >= 3
+    assert tally.checks["a"] == 9
+    assert len(tally.checks) > 30
 
     assert Campaign(1, 75, tmp_path, fresh=True, processes=1).resumed_at is None
     with patch("crossdock_simulation.campaign.fingerprint", lambda: "other code"):
         assert Campaign(1, 75, tmp_path, fresh=False, processes=1).resumed_at is None
+
+
+def test_a_statement_that_nothing_was_held_against_is_named() -> None:
+    tally = Tally(schedules=2_000, checks=Counter({"seen": 3, "never": 0}))
+    assert tally.unchecked == ["never"]
+    assert Tally(schedules=10, checks=Counter({"never": 0})).unchecked == []

@@ -60,7 +60,7 @@ def chaos(
     """
     from crossdock_tools.auditing import show
     from crossdock_tools.chaos.run import ChaosError, Run, Settings
-    from crossdock_tools.chaos.stack import chaos_directory, clear, running
+    from crossdock_tools.chaos.stack import chaos_directory, clear, keep_evidence, running
 
     unknown = set(only or ()) - set(_KINDS)
     if unknown:
@@ -80,6 +80,7 @@ def chaos(
     found = repository(None)
     directory = chaos_directory()
     key, retiring_key = secrets.token_hex(16), secrets.token_hex(16)
+    keep_evidence(directory)
     _log_to_file(directory)
     try:
         with running(found, say, shopify_secrets=(key, retiring_key)) as stack:
@@ -99,7 +100,9 @@ def chaos(
         print(f"\nwritten to {path}")
     if not report.ok:
         raise ChaosError(
-            "the run failed:\n  " + "\n  ".join(report.problems) + f"\nevidence is in {directory}"
+            "the run failed:\n  "
+            + "\n  ".join(report.problems)
+            + f"\nevidence is in {directory}; the next run moves it to chaos-failed-{settings.seed}"
         )
 
 

@@ -127,6 +127,13 @@ class Run:
                     self._sender.feed(stories, orders=wanted - fed)
                     fed = wanted
                 self._tick(f"under load, {sum(faults.done.values())}/{len(schedule)} faults")
+                if elapsed > settings.load_s + settings.drain_limit_s:
+                    # Fewer faults than asked for fail the run by themselves; this says why they are fewer.
+                    self._report.problems.append(
+                        f"{settings.drain_limit_s:.0f} s after the load was to end, faults are still under way: "
+                        "a process or the broker does not come back"
+                    )
+                    break
         finally:
             faults.heal()
             self._report.faults = {kind.value: count for kind, count in sorted(faults.done.items())}

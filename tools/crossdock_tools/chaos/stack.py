@@ -6,6 +6,7 @@ the direct way to the broker.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -78,6 +79,23 @@ class Stack:
 def chaos_directory() -> Path:
     """Where a run keeps its broker's data, stores, books, logs and report."""
     return addresses.local_directory() / "chaos"
+
+
+def keep_evidence(directory: Path) -> None:
+    """Move what a failed run left out of the way of the next one, to `chaos-failed-<seed>` beside it."""
+    report = directory / "report.json"
+    try:
+        found = json.loads(report.read_text())
+    except (FileNotFoundError, ValueError):
+        return
+    if found["ok"]:
+        return
+    kept = directory.parent / f"chaos-failed-{found['seed']}"
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir()
+    for part in directory.iterdir():
+        if part.name != "lock":
+            part.rename(kept / part.name)
 
 
 def clear(directory: Path) -> None:
