@@ -2,7 +2,7 @@
 
 The simulated gateway (`gateway`) carries commands to them and reports their events. What each of them does with a reference
 follows from the seed and that reference alone, so taking an order out of a schedule changes nothing for the others. Requests
-may come again: each acts once per reference, and its books would show it if one did not.
+may come again: each acts once per reference, and objects in its books to a reference that comes with another request.
 """
 
 from __future__ import annotations
@@ -95,16 +95,21 @@ class Warehouse:
         self._cancellations: list[CancellationBook] = []
         self._returns: dict[str, ReturnExpected] = {}
         self._jobs: list[tuple[float, str]] = []
+        self._objections: list[str] = []
 
     def carry_out(self, command: Any, effect: Effect) -> None:
         match command:
-            case FulfillmentRequested():
-                if command.fulfillment_order_id not in self._orders:
+            case FulfillmentRequested(fulfillment_order_id=number):
+                known = self._orders.get(number)
+                if known is None:
                     self._accept(command)
+                elif known.request != command:
+                    self._objections.append(f"fulfilment order {number} came with another request")
             case FulfillmentCancelRequested():
                 self._cancel(command)
             case ReturnExpected():
-                self._returns.setdefault(command.rma_id, command)
+                if self._returns.setdefault(command.rma_id, command) != command:
+                    self._objections.append(f"expected return {command.rma_id} came with another request")
 
     def next_s(self) -> float | None:
         """When there is work next."""
@@ -143,6 +148,7 @@ class Warehouse:
                 )
                 for each in self._returns.values()
             ),
+            objections=tuple(self._objections),
         )
 
     def _accept(self, command: FulfillmentRequested) -> None:
@@ -300,12 +306,16 @@ class Provider:
         self._now, self._report = now, report
         self._done: dict[str, dict[str, MoneyBook]] = {"captures": {}, "voids": {}, "refunds": {}}
         self._declined: set[str] = set()
+        self._objections: list[str] = []
 
     def carry_out(self, command: Any, effect: Effect) -> None:
         reference, kind, record = self._read(command)
         if reference in self._declined:
             raise Declined("insufficient funds")
-        if reference in self._done[kind]:
+        known = self._done[kind].get(reference)
+        if known is not None:
+            if (known.order_id, known.amount) != (command.order_id, command.amount):
+                self._objections.append(f"{kind}/{reference} came with another request")
             return
         if Random(f"{self._seed}/provider/{reference}").random() < 0.06:
             self._declined.add(reference)
@@ -337,7 +347,10 @@ class Provider:
 
     def books(self) -> PaymentBooks:
         return PaymentBooks(
-            captures=self._done["captures"], voids=self._done["voids"], refunds=self._done["refunds"]
+            captures=self._done["captures"],
+            voids=self._done["voids"],
+            refunds=self._done["refunds"],
+            objections=tuple(self._objections),
         )
 
 
@@ -347,11 +360,16 @@ class Channels:
     def __init__(self, now: Moment, report: Report) -> None:
         self._now, self._report = now, report
         self._told: dict[tuple[str, str, str], ToldBook] = {}
+        self._bodies: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self._objections: list[str] = []
 
     def carry_out(self, command: Any, effect: Effect) -> None:
         channel, kind, reference = (unquote(part) for part in effect.path.strip("/").split("/"))
         if (channel, kind, reference) in self._told:
+            if self._bodies[channel, kind, reference] != effect.body:
+                self._objections.append(f"{channel}/{kind}/{reference} came with another body")
             return
+        self._bodies[channel, kind, reference] = effect.body
         self._told[channel, kind, reference] = ToldBook(
             channel=channel, kind=kind, reference=reference, order_id=command.order_id
         )
@@ -370,4 +388,4 @@ class Channels:
             self._report(f"shopify/echo/{reference}", echo)
 
     def books(self) -> ChannelBooks:
-        return ChannelBooks(told=tuple(self._told.values()))
+        return ChannelBooks(told=tuple(self._told.values()), objections=tuple(self._objections))
