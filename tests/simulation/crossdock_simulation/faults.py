@@ -106,7 +106,9 @@ KINDS: Mapping[str, Kind] = {
         (2.0, 4.0, 20.0),
     ),
     "gateway_killed": Kind("gateway dies and carries out again what was not committed", _COMMITTED),
-    "deliveries_repeated": Kind("the next `size` deliveries are published twice", _COMMITTED, (2, 6)),
+    "deliveries_repeated": Kind(
+        "the next `size` deliveries come twice, the first time perhaps by half", _COMMITTED, (2, 6)
+    ),
     "events_delayed": Kind("events of the outside arrive `size` seconds late", _COMMITTED, (2.0, 600.0)),
 }
 

@@ -1,8 +1,9 @@
 """The channel-gateway of the simulated world: publishes what comes in, carries out what goes out.
 
 It translates with the gateway's own `effect_of` and keeps its promises, no better and no worse: the same delivery has the same
-event ids, may be published twice, and is never lost once accepted; an outbound record is carried out at least once, in order
-per key, and everything not yet settled is carried out again after a crash. Its HTTP and its consumer are not simulated.
+event ids, may be published twice, the first time by half, and is never lost once accepted; an outbound record is carried out at
+least once, in order per key, and everything not yet settled is carried out again after a crash. Its HTTP and its consumer are
+not simulated.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +28,7 @@ from crossdock_simulation.workload import RawRecord
 _TOPICS = tuple(sorted({kind.TOPIC for kind in OUTBOUND}))
 _WANTED = frozenset(kind.SCHEMA.encode() for kind in OUTBOUND)
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.5, 30.0
+_REDELIVERED_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,13 +183,18 @@ class Gateway:
         moved = False
         while self._arriving and self._arriving[0][0] <= now_s:
             _, _, delivery = heapq.heappop(self._arriving)
-            self._say(f"in   {delivery.label}")
-            self._edge.write(self._producer, delivery, self._clock)
+            moved = True
             if self.repeats:
                 self.repeats -= 1
-                self._say(f"in   {delivery.label} (again)")
-                self._edge.write(self._producer, delivery, self._clock)
-            moved = True
+                self.arrive(now_s + _REDELIVERED_S, delivery)
+                if len(delivery.records) > 1:
+                    # Records are sent one by one: what was written before the gateway gave up stays, and comes again.
+                    half = replace(delivery, records=delivery.records[: len(delivery.records) // 2])
+                    self._say(f"in   {delivery.label} (half of it; its sender is told to come again)")
+                    self._edge.write(self._producer, half, self._clock)
+                    continue
+            self._say(f"in   {delivery.label}")
+            self._edge.write(self._producer, delivery, self._clock)
         return moved
 
     def _read(self) -> bool:
