@@ -27,7 +27,7 @@ def simulate(
     seeds: Annotated[
         str | None,
         typer.Option(
-            help="One seed, or a range: 1..2000. Default: 1..200, with --mutations 1..2000.",
+            help="One seed, or a range: 1..2000. Default: 1..200, with --mutations 1..10000.",
             show_default=False,
         ),
     ] = None,
@@ -70,7 +70,7 @@ def simulate(
         _tell_one(_read(schedule), as_json=as_json)
         return
     if mutations:
-        _hunt(seeds or "1..2000", record=record, processes=processes, as_json=as_json)
+        _hunt(seeds or "1..10000", record=record, processes=processes, as_json=as_json)
         return
     if record:
         raise SimulationError("--record writes down what --mutations finds: give both")

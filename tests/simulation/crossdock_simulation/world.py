@@ -25,6 +25,7 @@ from crossdock_eventing.broker.interface import TopicPartition, TopicSpec
 from crossdock_eventing.broker.memory import MemoryBroker, Timeouts
 from crossdock_eventing.clock import ManualClock
 from crossdock_eventing.codec import Codec
+from crossdock_eventing.envelope import record_key
 from crossdock_eventing.registry import MemoryRegistry
 from crossdock_eventing.replay_check import ReplayCheck
 from crossdock_eventing.service import Service
@@ -51,6 +52,7 @@ from crossdock_simulation.schedule import Schedule
 from crossdock_simulation.workload import workload
 from crossdock_tools.audit.auditor import Auditor
 from crossdock_tools.audit.books import Books
+from crossdock_tools.audit.evidence import Evidence
 from crossdock_tools.audit.report import Check, Report
 from crossdock_tools.replaying.identity import verdict
 from crossdock_tools.schemas.contracts import Repository
@@ -408,10 +410,29 @@ class World:
         )
         auditor = self._shared.auditor
         evidence = auditor.read(self.broker)
-        supplied = [self._stores_match()]
+        supplied = [self._stores_match(), self._only_mistakes_given_up(evidence)]
         if self._schedule.replays:
             supplied.append(self._replays_alike())
         return auditor.judge(evidence, books, expect_drained=True, supplied=supplied)
+
+    def _only_mistakes_given_up(self, evidence: Evidence) -> Check:
+        """What a service dead-lettered is what the workload says may be, under the code that it says."""
+        mistakes = {
+            (key.decode(), item.rejected_as)
+            for item in self.work.items
+            for key in (
+                *(record_key(record).encode() for record in item.records),
+                *(raw.key for raw in item.raw),
+            )
+            if item.rejected_as
+        }
+        violations = [
+            f"{letter.service} gave up {letter.original} as {letter.letter.code}: {letter.letter.message}"
+            for letter in evidence.letters
+            if ((letter.record.key or b"").decode(), letter.letter.code) not in mistakes
+        ]
+        name = "only what its sender got wrong is given up"
+        return Check(1, name, len(evidence.letters), tuple(violations))
 
     def _replays_alike(self) -> Check:
         """Replaying the journals gives the events on the topics and the states in the changelogs, and nothing more."""

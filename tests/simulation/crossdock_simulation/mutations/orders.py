@@ -105,6 +105,13 @@ def _to_the_second(original: Original) -> Original:
     return merge
 
 
+def _shipping_left_out(original: Original) -> Original:
+    def check(snapshot: Any) -> None:
+        original(replace(snapshot, shipping=None))
+
+    return check
+
+
 def _echo_is_refund(original: Original) -> Original:
     def refund(decision: Any, event: Any) -> None:
         original(decision, replace(event, our_refund_id=None))
@@ -148,6 +155,13 @@ def _from_a_counter(_original: Any) -> Callable[..., ReserveStock]:
 
 
 MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        name="shipping-left-out",
+        invariant=1,
+        where=_SERVICE,
+        about="an order with a charge for shipping is refused, since its lines do not sum to its total",
+        apply=wrapped(intake, "_check", _shipping_left_out),
+    ),
     Mutation(
         name="capture-twice",
         invariant=7,

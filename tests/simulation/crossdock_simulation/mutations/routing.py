@@ -18,16 +18,6 @@ _SERVICE = "fulfillment-router"
 Original = Callable[..., Any]
 
 
-def _repeated_report(original: Original) -> Original:
-    def shipped(decision: Decision, command: Any) -> None:
-        known = decision.state.shipments
-        decision._state = replace(decision.state, shipments=())
-        original(decision, command)
-        decision._state = replace(decision.state, shipments=(*known, *decision.state.shipments))
-
-    return shipped
-
-
 def _whole_order(original: Original) -> Original:
     def shipped(decision: Decision, command: Any) -> None:
         number = parse_number(decision.state, command.fulfillment_order_id)
@@ -55,13 +45,6 @@ def _forgotten_after(kept: timedelta) -> Callable[..., Closed]:
 
 
 MUTATIONS: tuple[Mutation, ...] = (
-    Mutation(
-        name="report-repeated",
-        invariant=12,
-        where=_SERVICE,
-        about="a shipment that a warehouse reports twice is dispatched twice",
-        apply=wrapped(reporting, "shipped", _repeated_report),
-    ),
     Mutation(
         name="parcel-is-everything",
         invariant=12,
