@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import confluent_kafka as ck
+import structlog
 
 from crossdock_eventing.broker.confluent.native import (
     ClientLog,
@@ -27,6 +28,8 @@ from crossdock_eventing.broker.interface import (
     Watermarks,
 )
 
+log = structlog.get_logger(__name__)
+
 _SEEK_RETRY_S: Final = 0.001
 _NUDGE_S: Final = 0.5
 
@@ -37,10 +40,15 @@ class _Fetching:
     """
 
     def __init__(self, conf: dict[str, Any], settings: ClientSettings, probe: Probe) -> None:
-        self._log = ClientLog()
-        self._client = ck.Consumer({**conf, "logger": self._log})
+        self._conf = conf
         self._settings = settings
         self._probe = probe
+        self._open()
+
+    def _open(self) -> None:
+        self._log = ClientLog()
+        self._client = ck.Consumer({**self._conf, "logger": self._log})
+        self._heard_s = time.monotonic()
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
         # consume(n, t) waits the full t for a full batch: wait for one, then take what is here.
@@ -49,11 +57,28 @@ class _Fetching:
             # The client reports it once, among the records, and a rebalance can sweep it away; then it is silent for ever.
             raise Fenced("_FATAL", self._log.fatal)
         if first is None:
+            if time.monotonic() - self._heard_s > self._settings.silence_max_s:
+                self._break_silence()
             return []
+        self._heard_s = time.monotonic()
         rest: list[ck.Message] = []
         if max_records > 1:
             rest = translated(lambda: self._client.consume(max_records - 1, 0.0), BrokerUnavailable)
         return [record for message in (first, *rest) if (record := record_of(message)) is not None]
+
+    def _break_silence(self) -> None:
+        """Nothing came for long: find out whether the client still has a way to the broker.
+
+        A client that a starting broker told of no brokers forgets those it knew and is silent from then on, without an error
+        (librdkafka issue 5301, open in 2.16).
+        """
+        self._heard_s = time.monotonic()
+        assigned = self._client.assignment()
+        if assigned:
+            timeout_s = self._settings.query_timeout_s
+            translated(
+                lambda: self._client.get_watermark_offsets(assigned[0], timeout=timeout_s), BrokerUnavailable
+            )
 
     def watermarks(self, partition: TopicPartition) -> Watermarks:
         return self._probe.watermarks(partition)
@@ -76,6 +101,17 @@ class ConfluentReader(_Fetching):
     def position(self, partition: TopicPartition) -> int:
         position = self._position(partition)
         return self._starts[partition] if position is None else position
+
+    def _break_silence(self) -> None:
+        """A reader goes on with a new client from where it was; the owner need not know."""
+        try:
+            super()._break_silence()
+        except BrokerUnavailable as lost:
+            log.warning("reader.renewed", code=lost.code, reason=lost.reason)
+            positions = {partition: self.position(partition) for partition in self._starts}
+            self._client.close()
+            self._open()
+            self.assign(positions)
 
 
 class ConfluentConsumer(_Fetching):

@@ -16,7 +16,8 @@ class ClientSettings:
 
     `transaction_timeout_ms` stays below the session
     time-out: a dead owner's open transaction hides its successor's output. `query_timeout_s` exceeds it, as
-    `committed()` waits for transactions. `extra` goes to every client: security settings.
+    `committed()` waits for transactions. A consumer or reader that heard nothing for `silence_max_s` asks whether it still
+    has a way to the broker. `extra` goes to every client: security settings.
     """
 
     group_protocol: Literal["consumer", "classic"] = "consumer"
@@ -25,4 +26,5 @@ class ClientSettings:
     max_poll_interval_ms: int = 300_000
     query_timeout_s: float = 15.0
     init_timeout_s: float = 60.0
+    silence_max_s: float = 20.0
     extra: Mapping[str, str] = field(default_factory=dict)
