@@ -26,6 +26,7 @@ from crossdock_eventing.codec import Codec
 from crossdock_eventing.deadletter import dead_letter_headers
 from crossdock_eventing.envelope import Meta, headers, record_key, wrap
 from crossdock_eventing.registry import MemoryRegistry
+from crossdock_local.addresses import bootstrap_servers
 from crossdock_tools import auditing, dead_letters, main, trace
 from crossdock_tools.audit.auditor import Auditor
 from crossdock_tools.audit.books import NO_BOOKS, Books
@@ -37,7 +38,9 @@ REPOSITORY = Repository(Path(__file__).parents[2] / "schemas")
 
 
 class MemoryCluster:
-    """`crossdock_tools.cluster.Cluster`, in memory."""
+    """`crossdock_tools.cluster.Cluster`, in memory: where this environment's cluster would be."""
+
+    bootstrap_servers = bootstrap_servers()
 
     def __init__(self) -> None:
         self.clock = ManualClock(T0)
