@@ -66,6 +66,10 @@ def audit(
     with reachable_cluster(demo=demo) as cluster:
         auditor = Auditor(repository(schemas), cluster.registry())
         evidence = auditor.read(cluster.broker())
+        if not evidence.entries and not evidence.letters:
+            raise AuditError(
+                "there is nothing to audit: no topic holds an event; is this the right cluster? (`crossdock status`)"
+            )
         # Within the block: states are decoded when a check looks at them, by schemas of the registry.
         replayed = replays_alike(cluster, settings_of(cluster, demo=demo), whole=False)
         report = auditor.judge(evidence, given, expect_drained=expect_drained, supplied=[replayed])

@@ -5,18 +5,16 @@ Read committed, in no group, up to the ends as they were when asked; nothing in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from crossdock_eventing.broker.interface import Broker, Record, TopicPartition
 from crossdock_eventing.envelope import Meta, header
+from crossdock_eventing.reading import batches_up_to
 
 if TYPE_CHECKING:
     from crossdock_eventing.registry import SchemaSource
-
-_BATCH = 5_000
-_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +49,10 @@ class TopicReader:
         self._reader.assign({each: self._reader.watermarks(each).high for each in self._partitions})
 
     def records(self) -> Iterator[Record]:
-        """Every record up to the ends as they are now."""
-        ends: Mapping[TopicPartition, int] = {
-            each: self._reader.watermarks(each).high for each in self._partitions
-        }
-        while any(self._reader.position(each) < end for each, end in ends.items()):
-            yield from self._reader.poll(_BATCH, _POLL_S)
+        """Every record up to the ends as they are now. Raises BrokerUnavailable when they cannot be reached."""
+        ends = {each: self._reader.watermarks(each).high for each in self._partitions}
+        for batch in batches_up_to(self._reader, ends):
+            yield from batch
 
     def entries(self, *, correlation_id: str | None = None) -> Iterator[Entry]:
         """The same, decoded; with a correlation id only that thread, filtered on the header before decoding.

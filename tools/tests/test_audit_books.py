@@ -184,6 +184,13 @@ def test_a_violation_ends_with_failure_and_is_shown(world: Any, crossdock: Calla
     assert as_json.json["violations"] == 1
 
 
+@pytest.mark.usefixtures("world")
+def test_a_cluster_without_events_is_no_success(crossdock: Callable[..., Any]) -> None:
+    done = crossdock("audit")
+    assert (done.exit_code, done.err.count("\n")) == (1, 1)
+    assert "nothing to audit" in done.err
+
+
 def test_checks_without_anything_to_look_at_can_be_held_against_it(
     world: Any, crossdock: Callable[..., Any]
 ) -> None:

@@ -1,8 +1,8 @@
-"""Reading partitions up to an end that was asked for beforehand: restores of tasks, broadcast tables, replays, audits."""
+"""Reading partitions up to an end that was asked for beforehand: restores of tasks, broadcast tables, replays, audits, traces."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 
 from crossdock_eventing.broker.failure import BrokerUnavailable
 from crossdock_eventing.broker.interface import Reader, Record, TopicPartition
@@ -13,10 +13,8 @@ _POLL_S = 0.05
 _IDLE_POLLS_MAX = 1_200
 
 
-def read_up_to(
-    reader: Reader, ends: Mapping[TopicPartition, int], take: Callable[[list[Record]], None]
-) -> None:
-    """Give `take` the records up to the ends, as they come; blocks for as long as that takes.
+def batches_up_to(reader: Reader, ends: Mapping[TopicPartition, int]) -> Iterator[list[Record]]:
+    """The records up to the ends, as they come; blocks for as long as that takes. A batch may be empty.
 
     The reader was assigned the partitions. Raises BrokerUnavailable when a minute of polls brought nothing.
     """
@@ -24,7 +22,7 @@ def read_up_to(
     places = [reader.position(each) for each in ends]
     while any(place < end for place, end in zip(places, ends.values(), strict=True)):
         records = reader.poll(_READ_MAX, _POLL_S)
-        take(records)
+        yield records
         before, places = places, [reader.position(each) for each in ends]
         idle = 0 if records or places != before else idle + 1
         if idle == _IDLE_POLLS_MAX:

@@ -17,7 +17,7 @@ from crossdock_eventing.broker.interface import Broker, Record, TopicPartition, 
 from crossdock_eventing.codec import Codec
 from crossdock_eventing.envelope import header, record_key
 from crossdock_eventing.journal import Turn, read_turn
-from crossdock_eventing.reading import read_up_to
+from crossdock_eventing.reading import batches_up_to
 from crossdock_eventing.registry import SchemaSource
 from crossdock_eventing.replay import Difference, Output, Replay, Step, compare
 from crossdock_eventing.service import Service
@@ -49,7 +49,8 @@ class Topics:
             ends = {each: reader.watermarks(each) for each in every}
             reader.assign({each: found.low for each, found in ends.items()})
             for _ in range(_PASSES_MAX):
-                read_up_to(reader, {each: found.high for each, found in ends.items()}, self._take)
+                for records in batches_up_to(reader, {each: found.high for each, found in ends.items()}):
+                    self._take(records)
                 before, ends = ends, {each: reader.watermarks(each) for each in every}
                 self.quiet = all(ends[each].high == found.high for each, found in before.items())
                 if self.quiet:

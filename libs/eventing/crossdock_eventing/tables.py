@@ -17,7 +17,7 @@ from crossdock_eventing.broker.interface import Broker, Record, TopicPartition
 from crossdock_eventing.codec import Codec, Undecodable
 from crossdock_eventing.envelope import header
 from crossdock_eventing.plain import plain
-from crossdock_eventing.reading import read_up_to
+from crossdock_eventing.reading import batches_up_to
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +112,8 @@ class Tables:
         """Read up to the ends as they are now. Blocks for as long as that takes. Raises BrokerUnavailable."""
         if self._reader is not None:
             ends = {each: self._reader.watermarks(each).high for each in self._partitions}
-            read_up_to(self._reader, ends, self._take)
+            for records in batches_up_to(self._reader, ends):
+                self._take(records)
 
     def begin_decision(self) -> None:
         """Forget what was read and missed so far."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from crossdock_eventing.broker.interface import Reader, Record, TopicPartition
-from crossdock_eventing.reading import read_up_to
+from crossdock_eventing.reading import batches_up_to
 from crossdock_eventing.state import Checkpoint, TaskState
 
 #: Key of the changelog record that carries the task's book of input offsets.
@@ -83,15 +83,12 @@ class Task:
             self.next_offsets = dict(checkpoint.inputs)
             self.booked = bool(checkpoint.inputs)
         reader.assign({self.changelog: start})
-        taken: list[int] = []
-
-        def take(records: list[Record]) -> None:
-            taken.append(len(records))
+        read = 0
+        for records in batches_up_to(reader, {self.changelog: high}):
+            read += len(records)
             self._take(records, now_ms)
-
-        read_up_to(reader, {self.changelog: high}, take)
         self.changelog_next = max(self.changelog_next, reader.position(self.changelog))
-        return sum(taken)
+        return read
 
     def _take(self, records: list[Record], now_ms: int) -> None:
         changes: dict[str, bytes | None] = {}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from crossdock_eventing.broker.failure import BrokerUnavailable
-from crossdock_eventing.broker.interface import Producer, Record, TopicPartition, TopicSpec
+from crossdock_eventing.broker.interface import Producer, TopicPartition, TopicSpec
 from crossdock_eventing.broker.memory import MemoryBroker
-from crossdock_eventing.reading import read_up_to
+from crossdock_eventing.reading import batches_up_to
 
 ENDS = [TopicPartition("t", 0), TopicPartition("t", 1)]
 
@@ -31,9 +31,8 @@ def begun(broker: MemoryBroker, name: str) -> Producer:
 def read(broker: MemoryBroker) -> list[bytes | None]:
     reader = broker.reader()
     reader.assign(dict.fromkeys(ENDS, 0))
-    found: list[Record] = []
-    read_up_to(reader, {each: reader.watermarks(each).high for each in ENDS}, found.extend)
-    return [record.value for record in found]
+    ends = {each: reader.watermarks(each).high for each in ENDS}
+    return [record.value for batch in batches_up_to(reader, ends) for record in batch]
 
 
 def test_it_reads_every_partition_past_markers_and_aborted_records_to_its_end(broker: MemoryBroker) -> None:

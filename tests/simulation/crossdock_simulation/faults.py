@@ -72,6 +72,12 @@ KINDS: Mapping[str, Kind] = {
     "commit_lost": Kind("commit times out and never lands", _COMMIT, (0.0,), 1.0),
     "record_undelivered": Kind("a record of the transaction is not delivered", _BEGUN),
     "expelled": Kind("coordinator expels the member with work in flight", _MID_STEP, (0.0,), 2.0),
+    "superseded": Kind(
+        "process stands still for `size` seconds, and its successor is at work before its transaction times out",
+        _MID_STEP,
+        (0.2, 3.0, 8.0),
+        3.0,
+    ),
     "broker_away": Kind("no broker answers for `size` seconds", _ANYWHERE, (0.3, 6.0, 20.0), 2.0),
     "markers_held": Kind("commits are acknowledged before readers see them", _COMMIT, (0.05, 2.0)),
     "compacted": Kind(

@@ -57,6 +57,11 @@ def strike(world: World, instance: Instance, fault: Fault) -> None:
             faults.lose_delivery(transactional_id)
         case "expelled":
             instance.expel()
+        case "superseded":
+            if len(world.instances_of(service)) == 1:
+                world.add_instance(service)
+            instance.expel()
+            world.meanwhile(instance, size)
         case "broker_away":
             faults.set_away(True)
             world.later(size, lambda: faults.set_away(False))

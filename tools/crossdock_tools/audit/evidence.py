@@ -22,7 +22,7 @@ from crossdock_eventing import names
 from crossdock_eventing.broker.interface import Broker, Reader, Record, TopicPartition, Watermarks
 from crossdock_eventing.codec import Codec, Undecodable
 from crossdock_eventing.deadletter import DeadLetter, read_dead_letter
-from crossdock_eventing.reading import read_up_to
+from crossdock_eventing.reading import batches_up_to
 from crossdock_eventing.registry import SchemaSource
 from crossdock_tools.schemas.contracts import Repository
 from crossdock_tools.topic_reader import Entry
@@ -359,14 +359,11 @@ def _read_to_rest(
     ends = {each: reader.watermarks(each) for each in partitions}
     reader.assign({each: found.low for each, found in ends.items()})
     records: dict[TopicPartition, list[Record]] = defaultdict(list)
-
-    def take(found: list[Record]) -> None:
-        for record in found:
-            records[TopicPartition(record.topic, record.partition)].append(record)
-
     for _ in range(_PASSES_MAX):
         behind = {each: found.high for each, found in ends.items() if reader.position(each) < found.high}
-        read_up_to(reader, behind, take)
+        for batch in batches_up_to(reader, behind):
+            for record in batch:
+                records[TopicPartition(record.topic, record.partition)].append(record)
         seen = {each: reader.watermarks(each) for each in partitions}
         if all(seen[each].high == found.high for each, found in ends.items()):
             return records, ends, True

@@ -162,7 +162,9 @@ def memory_bench(memory_broker: MemoryBroker, manual_clock: ManualClock) -> Iter
 
 @pytest.fixture
 def kafka_bench(kafka_bootstrap: str) -> Iterator[Bench]:
-    settings = ClientSettings(transaction_timeout_ms=TRANSACTION_TIMEOUT_MS)
+    settings = ClientSettings(
+        transaction_timeout_ms=TRANSACTION_TIMEOUT_MS, answer_timeout_ms=TRANSACTION_TIMEOUT_MS
+    )
     deadline = time.monotonic() + 45
     bench = Bench(
         ConfluentBroker(kafka_bootstrap, settings),

@@ -45,7 +45,7 @@ def test_sending_offsets_that_hangs_is_an_unknown_outcome_and_the_producer_still
         def purge(self) -> None: ...
 
     monkeypatch.setattr(producer.ck, "Producer", Hanging)
-    sender = producer.ConfluentProducer({}, ClientSettings(transaction_timeout_ms=100))
+    sender = producer.ConfluentProducer({}, ClientSettings(answer_timeout_ms=100))
     asked = time.monotonic()
     with pytest.raises(TransactionOutcomeUnknown):
         sender.send_offsets({TopicPartition("t", 0): 1}, object())

@@ -88,10 +88,3 @@ def new_troubles(request: pytest.FixtureRequest) -> TroubledFactory:
 @pytest.fixture
 def troubles(new_troubles: TroubledFactory) -> Troubled:
     return new_troubles()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What races a real broker's time-outs is asked for by name; the same tests in memory always run."""
-    for item in items:
-        if item.path.name == "test_failures.py" and "memory" not in item.name:
-            item.add_marker(pytest.mark.timing)

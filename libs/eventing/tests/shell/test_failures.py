@@ -10,12 +10,13 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fault_proxy import INIT_PRODUCER_ID
 from toy import PARTITIONS, Added, Rate, partition_of
-from troubles import ACCOUNTS, Died, Fate, MemoryTroubles, Troubled, before_next, is_unreleased
+from troubles import ACCOUNTS, PATIENT, Died, Fate, MemoryTroubles, Troubled, before_next, is_unreleased
 
 from crossdock_eventing import names, reading
 from crossdock_eventing.broker.confluent import ClientSettings
@@ -96,7 +97,10 @@ def test_after_a_commit_without_an_answer_the_producer_is_of_no_use_and_a_new_on
     assert [record.value for record in troubles.records(Added.TOPIC)] == [b"landed", b"after"]
 
 
-def test_a_record_that_is_not_delivered_in_time_is_aborted_and_done_again(troubles: Troubled) -> None:
+def test_a_record_that_is_not_delivered_in_time_is_aborted_and_done_again(
+    new_troubles: TroubledFactory,
+) -> None:
+    troubles = new_troubles(**quick_to_abort(new_troubles))
     worker = troubles.started()
     troubles.lose_delivery()
     with troubles.failures() as seen:
@@ -108,7 +112,14 @@ def test_a_record_that_is_not_delivered_in_time_is_aborted_and_done_again(troubl
     troubles.expect_exactly_once(worker)
 
 
-def test_an_abort_without_an_answer_is_recovered(troubles: Troubled) -> None:
+def quick_to_abort(factory: TroubledFactory) -> dict[str, ClientSettings]:
+    if factory is MemoryTroubles:
+        return {}
+    return {"settings": replace(PATIENT, answer_timeout_ms=3_000)}
+
+
+def test_an_abort_without_an_answer_is_recovered(new_troubles: TroubledFactory) -> None:
+    troubles = new_troubles(**quick_to_abort(new_troubles))
     worker = troubles.started()
     troubles.lose_delivery()
     troubles.slow_abort()
@@ -186,7 +197,7 @@ def test_a_broker_that_goes_away_during_a_recovery_for_too_long_ends_the_process
 def quick_to_give_up(factory: TroubledFactory) -> dict[str, ClientSettings]:
     if factory is MemoryTroubles:
         return {}
-    return {"settings": ClientSettings(transaction_timeout_ms=2_000, query_timeout_s=3.0, init_timeout_s=1.0)}
+    return {"settings": replace(PATIENT, answer_timeout_ms=2_000, query_timeout_s=3.0, init_timeout_s=1.0)}
 
 
 @pytest.mark.kafka
@@ -208,7 +219,7 @@ def test_a_broker_that_comes_back_during_a_recovery_is_waited_for(
 def test_connections_cut_in_the_middle_of_a_transaction_are_made_again_and_nobody_notices(
     new_kafka_troubles: TroubledFactory,
 ) -> None:
-    troubles = new_kafka_troubles(**long_transactions(new_kafka_troubles))
+    troubles = new_kafka_troubles()
     worker = troubles.started()
     proxy = troubles.proxies[0]
     proxy.delay_s = 0.02
@@ -224,11 +235,7 @@ def test_connections_cut_in_the_middle_of_a_transaction_are_made_again_and_nobod
 # ---- a member that lost its partitions, a twin
 
 
-def long_transactions(factory: TroubledFactory, **more: str) -> dict[str, ClientSettings]:
-    """Sessions run out before transactions do: the group's refusal is seen, not the coordinator's."""
-    if factory is MemoryTroubles:
-        return {}
-    return {"settings": ClientSettings(transaction_timeout_ms=10_000, session_timeout_ms=3_000, **more)}
+CLASSIC = replace(PATIENT, group_protocol="classic")
 
 
 def take_over_a_zombies_work(troubles: Troubled, stall: Callable[[Callable[[], None]], None]) -> list[str]:
@@ -257,9 +264,8 @@ STALE = {
 
 
 def test_a_zombie_past_its_session_is_refused_its_offsets_and_goes_on_after_its_next_poll(
-    new_troubles: TroubledFactory,
+    troubles: Troubled,
 ) -> None:
-    troubles = new_troubles(**long_transactions(new_troubles))
     seen = take_over_a_zombies_work(troubles, troubles.stall)
     assert seen
     assert set(seen) <= STALE
@@ -267,23 +273,23 @@ def test_a_zombie_past_its_session_is_refused_its_offsets_and_goes_on_after_its_
 
 @pytest.mark.kafka
 def test_a_zombie_of_the_classic_protocol_is_refused_alike(new_kafka_troubles: TroubledFactory) -> None:
-    troubles = new_kafka_troubles(**long_transactions(new_kafka_troubles, group_protocol="classic"))
+    troubles = new_kafka_troubles(settings=CLASSIC)
     seen = take_over_a_zombies_work(troubles, troubles.stall)
     assert seen
     assert set(seen) <= STALE
 
 
-def test_a_zombie_that_stopped_between_poll_and_begin_is_refused_alike(new_troubles: TroubledFactory) -> None:
+def test_a_zombie_that_stopped_between_poll_and_begin_is_refused_alike(troubles: Troubled) -> None:
     """Its client may learn in the background of what happened, but gives no new membership before the next poll."""
-    troubles = new_troubles(**long_transactions(new_troubles))
     seen = take_over_a_zombies_work(troubles, troubles.stall_before_begin)
     assert seen
     assert set(seen) <= STALE
 
 
 def test_a_transaction_open_beyond_its_time_out_fences_its_producer_and_ends_the_process(
-    troubles: Troubled,
+    new_troubles: TroubledFactory,
 ) -> None:
+    troubles = new_troubles(**soon_timed_out(new_troubles))
     worker = troubles.started()
     before_next(worker._producer, "send_offsets", troubles.outlast_transaction)
     troubles.add(10)
@@ -294,6 +300,12 @@ def test_a_transaction_open_beyond_its_time_out_fences_its_producer_and_ends_the
     again = troubles.restarted()
     troubles.work_off(again)
     troubles.expect_exactly_once(again)
+
+
+def soon_timed_out(factory: TroubledFactory) -> dict[str, ClientSettings]:
+    if factory is MemoryTroubles:
+        return {}
+    return {"settings": replace(PATIENT, transaction_timeout_ms=5_000, answer_timeout_ms=4_000)}
 
 
 def test_of_twins_the_older_is_fenced_and_never_claims_its_identity_back(troubles: Troubled) -> None:
@@ -318,7 +330,7 @@ def test_of_twins_the_older_is_fenced_and_never_claims_its_identity_back(trouble
 def test_of_twins_of_the_classic_protocol_the_older_is_fenced_by_the_group_too(
     new_kafka_troubles: TroubledFactory,
 ) -> None:
-    troubles = new_kafka_troubles(**long_transactions(new_kafka_troubles, group_protocol="classic"))
+    troubles = new_kafka_troubles(settings=CLASSIC)
     older = troubles.started()
     troubles.disks = {}
     younger = troubles.worker()
@@ -338,7 +350,7 @@ def test_a_claim_waits_while_the_coordinator_settles_what_a_dead_owner_left_open
     new_kafka_troubles: TroubledFactory,
 ) -> None:
     """It is told CONCURRENT_TRANSACTIONS until then, and asks again."""
-    troubles = new_kafka_troubles(**long_transactions(new_kafka_troubles))
+    troubles = new_kafka_troubles()
     worker = troubles.started()
     die_before_commit(worker)
     troubles.add(10)
@@ -357,9 +369,8 @@ def test_a_claim_waits_while_the_coordinator_settles_what_a_dead_owner_left_open
 
 
 def test_a_dead_owners_commit_that_lands_while_its_successor_asks_is_seen_whole(
-    new_troubles: TroubledFactory,
+    troubles: Troubled,
 ) -> None:
-    troubles = new_troubles(**long_transactions(new_troubles))
     worker = troubles.started()
     successor = troubles.succeed_while_the_commit_is_under_way(worker)
     troubles.work_off(successor)

@@ -29,8 +29,15 @@ from crossdock_eventing.worker import Worker
 
 ACCOUNTS = tuple(f"account-{number}" for number in range(6))  # on both partitions
 SESSION_TIMEOUT_MS = 3_000
+# Nothing runs out by itself: a test says what does.
+PATIENT = ClientSettings(
+    transaction_timeout_ms=45_000,
+    answer_timeout_ms=30_000,
+    session_timeout_ms=SESSION_TIMEOUT_MS,
+    query_timeout_s=30.0,
+)
 _BEATS_WITHIN_S = 8.0
-_LIMIT_S = 40.0
+_LIMIT_S = 60.0
 _LIMIT_STEPS = 2_000
 
 
@@ -49,6 +56,7 @@ class Watched:
     def __init__(self, broker: Any) -> None:
         self._broker = broker
         self.producers = 0
+        self.latest: Any = None
         self.before_claim: list[Callable[[], object]] = []
         self.after_claim: list[Callable[[], object]] = []
 
@@ -58,6 +66,7 @@ class Watched:
     def producer(self, transactional_id: str) -> Any:
         producer = self._broker.producer(transactional_id)
         self.producers += 1
+        self.latest = producer
         claim = producer.init_transactions
 
         def watched_claim() -> None:
@@ -329,14 +338,14 @@ class MemoryTroubles(Troubled):
 
 
 class KafkaTroubles(Troubled, KafkaBench):
-    """By a proxy of its own in front of each worker; sessions and transactions run out within seconds."""
+    """By a proxy of its own in front of each worker; sessions run out within seconds."""
 
     def __init__(
         self, bootstrap: str, name: str, settings: ClientSettings | None = None, **more: Any
     ) -> None:
         super().__init__(name=name, broker=ConfluentBroker(bootstrap), **more)
         self._bootstrap = bootstrap
-        self._settings = settings or ClientSettings(transaction_timeout_ms=2_000, query_timeout_s=6.0)
+        self._settings = settings or PATIENT
         self.proxies: dict[int, FaultProxy] = {}
         quick = {"consumer.session.timeout.ms": SESSION_TIMEOUT_MS, "consumer.heartbeat.interval.ms": 500}
         _set(bootstrap, ResourceType.GROUP, names.group(name), quick)
@@ -357,6 +366,14 @@ class KafkaTroubles(Troubled, KafkaBench):
         time.sleep(0.1)
 
     def slow_commit(self, fate: Fate, ordinal: int = 0, producer_id: str = "") -> None:
+        self._hold_end(fate, ordinal)
+        _lose_patience(self.broker_of(ordinal).latest, "commit")
+
+    def slow_abort(self, ordinal: int = 0) -> None:
+        self._hold_end(Fate.LANDED, ordinal)
+        _lose_patience(self.workers[ordinal]._producer, "abort")
+
+    def _hold_end(self, fate: Fate, ordinal: int) -> None:
         kind = Direction.RESPONSE if fate is Fate.LANDED else Direction.REQUEST
         hold, watched = self.proxies[ordinal].hold(kind, END_TXN), self.broker_of(ordinal)
 
@@ -368,9 +385,6 @@ class KafkaTroubles(Troubled, KafkaBench):
                 _let_arrive(hold)
 
         (watched.after_claim if fate is Fate.ARRIVES_AFTER_THE_CLAIM else watched.before_claim).append(end)
-
-    def slow_abort(self, ordinal: int = 0) -> None:
-        self.slow_commit(Fate.LANDED, ordinal)
 
     def lose_delivery(self, ordinal: int = 0) -> None:
         producer = self.workers[ordinal]._producer
@@ -432,7 +446,7 @@ class KafkaTroubles(Troubled, KafkaBench):
 
     def succeed_while_the_commit_is_under_way(self, owner: Worker) -> Worker:
         hold = self.proxies[0].hold(Direction.REQUEST, END_TXN)
-        before_next(owner._producer, "commit", lambda: setattr(owner._producer, "_timeout_s", 0.5))
+        _lose_patience(owner._producer, "commit")
         self.broker_of(0).before_claim.append(_die)
         self.add(10)
         with suppress(Died):
@@ -445,7 +459,9 @@ class KafkaTroubles(Troubled, KafkaBench):
         return successor
 
     def patient_broker(self) -> Any:
-        return ConfluentBroker(self._bootstrap, ClientSettings(transaction_timeout_ms=6_000))
+        return ConfluentBroker(
+            self._bootstrap, ClientSettings(transaction_timeout_ms=6_000, answer_timeout_ms=5_000)
+        )
 
     def compact_readily(self) -> None:
         changelog = names.changelog_topic(self.name)
@@ -497,6 +513,17 @@ def after_next(target: Any, name: str, do: Callable[[], None]) -> None:
 def is_unreleased(failure: Fenced) -> bool:
     """Whether its group instance id is still another's: Kafka's client gives its words for the name of the error."""
     return "UNRELEASED_INSTANCE_ID" in str(failure) or "instance ID is still used" in str(failure)
+
+
+def _lose_patience(producer: Any, call: str) -> None:
+    """Wait but briefly for the answer to this call, the next time: what comes before it has all the time it needs."""
+
+    def hurry() -> None:
+        if call == "commit":
+            producer._client.flush(_LIMIT_S)
+        producer._timeout_s = 1.0
+
+    before_next(producer, call, hurry)
 
 
 def _let_arrive(hold: Hold) -> None:

@@ -60,12 +60,13 @@ class ConfluentBroker:
         return ConfluentReader(conf, self._settings, self._probe)
 
     def producer(self, transactional_id: str) -> ConfluentProducer:
-        timeout_ms = self._settings.transaction_timeout_ms
+        answer_timeout_ms = self._settings.answer_timeout_ms
         conf: dict[str, Any] = {
             **self._common,
             "transactional.id": transactional_id,
-            "transaction.timeout.ms": timeout_ms,
-            "socket.timeout.ms": timeout_ms,  # the client wants at most transaction.timeout.ms + 100
+            "transaction.timeout.ms": self._settings.transaction_timeout_ms,
+            "message.timeout.ms": answer_timeout_ms,
+            "socket.timeout.ms": answer_timeout_ms,
             "partitioner": "murmur2_random",
             # By default a client that lost all its connections starts over from the bootstrap servers, and a transaction under way
             # then stands still for 11 s; without, it goes on after 0.5 s. Should every address have changed, its next call times

@@ -21,7 +21,7 @@ class ConfluentProducer:
     def __init__(self, conf: dict[str, Any], settings: ClientSettings) -> None:
         self._client = ck.Producer(conf)
         self._settings = settings
-        self._timeout_s = settings.transaction_timeout_ms / 1000
+        self._timeout_s = settings.answer_timeout_ms / 1000
         self._bounded = Bounded("send-offsets")
 
     def init_transactions(self) -> None:

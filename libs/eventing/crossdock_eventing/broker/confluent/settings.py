@@ -15,13 +15,16 @@ class ClientSettings:
     `session_timeout_ms` counts.
 
     `transaction_timeout_ms` stays below the session
-    time-out: a dead owner's open transaction hides its successor's output. `query_timeout_s` exceeds it, as
+    time-out: a dead owner's open transaction hides its successor's output. `answer_timeout_ms`, the producer's own
+    patience with a record or a call, stays well below that: who gave up last would find the coordinator had aborted for
+    it, which looks like a twin and ends the process. `query_timeout_s` exceeds both, as
     `committed()` waits for transactions. A consumer or reader that heard nothing for `silence_max_s` asks whether it still
     has a way to the broker. `extra` goes to every client: security settings.
     """
 
     group_protocol: Literal["consumer", "classic"] = "consumer"
     transaction_timeout_ms: int = 10_000
+    answer_timeout_ms: int = 6_000
     session_timeout_ms: int = 45_000
     max_poll_interval_ms: int = 300_000
     query_timeout_s: float = 15.0
