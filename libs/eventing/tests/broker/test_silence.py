@@ -83,6 +83,12 @@ def test_silence_alone_costs_a_reader_nothing(broker: ConfluentBroker) -> None:
     reader.close()
 
 
+def test_who_asks_for_the_ends_of_a_partition_may_be_cut_off_too(broker: ConfluentBroker) -> None:
+    write(broker, b"one")
+    broker._probe._client = ck.Consumer(_NOBODY)
+    assert broker.reader().watermarks(TOPIC).high == 2  # with the transaction's marker
+
+
 def test_a_group_consumer_that_is_cut_off_ends_its_process(broker: ConfluentBroker) -> None:
     consumer = broker.consumer("retail.silence", instance_id=None)
     consumer._client.close()

@@ -30,11 +30,20 @@ class Probe:
     """
 
     def __init__(self, common: Mapping[str, Any], timeout_s: float) -> None:
-        conf = {**common, "group.id": "crossdock.probe", "isolation.level": "read_uncommitted"}
-        self._client = ck.Consumer(conf)
+        self._conf = {**common, "group.id": "crossdock.probe", "isolation.level": "read_uncommitted"}
+        self._client = ck.Consumer(self._conf)
         self._timeout_s = timeout_s
 
     def watermarks(self, partition: TopicPartition) -> Watermarks:
+        try:
+            return self._ask(partition)
+        except BrokerUnavailable:
+            # A client that a starting broker told of no brokers knows none from then on (librdkafka issue 5301).
+            self._client.close()
+            self._client = ck.Consumer(self._conf)
+            return self._ask(partition)
+
+    def _ask(self, partition: TopicPartition) -> Watermarks:
         self._client.poll(0)  # hands on its log lines; it has no records
         deadline = time.monotonic() + self._timeout_s
         while True:
