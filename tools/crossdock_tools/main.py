@@ -9,7 +9,7 @@ import sys
 import typer
 
 from crossdock_local.errors import LocalError
-from crossdock_tools import auditing, dead_letters, infrastructure, topics
+from crossdock_tools import auditing, dead_letters, infrastructure, reasons, topics
 from crossdock_tools import simulate as simulating
 from crossdock_tools import trace as tracing
 from crossdock_tools.chaos import command as disturbing
@@ -34,6 +34,7 @@ app.command("chaos")(disturbing.chaos)
 app.command("simulate")(simulating.simulate)
 app.command("trace")(tracing.trace)
 app.command("audit")(auditing.audit)
+app.command("reasons")(reasons.reasons)
 app.add_typer(schemas.app, name="schemas")
 app.add_typer(topics.app, name="topics")
 app.add_typer(dead_letters.app, name="dlt")
@@ -84,6 +85,7 @@ def anticipated() -> tuple[type[Exception], ...]:
         replaying.ReplayError,
         LedgerError,
         dead_letters.DeadLetterError,
+        reasons.ReasonError,
         simulating.SimulationError,
         DemoError,
         ChaosError,
