@@ -9,10 +9,11 @@ import sys
 import typer
 
 from crossdock_local.errors import LocalError
-from crossdock_tools import auditing, dead_letters, infrastructure, reasons, topics
+from crossdock_tools import auditing, infrastructure, reasons, topics
 from crossdock_tools import simulate as simulating
 from crossdock_tools import trace as tracing
 from crossdock_tools.chaos import command as disturbing
+from crossdock_tools.dead_letters import command as dead_letters
 from crossdock_tools.demo import command as demonstrating
 from crossdock_tools.replaying import command as replaying
 from crossdock_tools.schemas import commands as schemas

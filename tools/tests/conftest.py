@@ -27,10 +27,11 @@ from crossdock_eventing.deadletter import dead_letter_headers
 from crossdock_eventing.envelope import Meta, headers, record_key, wrap
 from crossdock_eventing.registry import MemoryRegistry
 from crossdock_local.addresses import bootstrap_servers
-from crossdock_tools import auditing, dead_letters, main, trace
+from crossdock_tools import auditing, main, trace
 from crossdock_tools.audit.auditor import Auditor
 from crossdock_tools.audit.books import NO_BOOKS, Books
 from crossdock_tools.audit.report import Check, Report
+from crossdock_tools.dead_letters import command as dead_letters
 from crossdock_tools.schemas.contracts import Repository
 from crossdock_tools.topics import apply_catalogue, group_inputs
 

@@ -17,7 +17,7 @@ from crossdock_eventing.clock import to_micros
 from crossdock_eventing.deadletter import dead_letter_headers
 from crossdock_eventing.envelope import Meta
 from crossdock_eventing.registry import MemoryRegistry, RegistryUnavailable
-from crossdock_tools import dead_letters
+from crossdock_tools.dead_letters import command as dead_letters
 
 SERVICE = "order-orchestrator"
 TOPIC = names.dead_letter_topic(SERVICE)
