@@ -60,6 +60,7 @@ def test_topics_are_created_as_the_catalogue_says(small_catalogue: Small, admin:
         small_catalogue.events: "delete",
         names.dead_letter_topic(reader): "delete",
         names.retry_topic(reader): "delete",
+        names.replays_topic(reader): "delete",
         names.journal_topic(reader): "delete",
         small_catalogue.table: "compact",
         names.changelog_topic(reader): "compact",

@@ -70,6 +70,7 @@ def service_rights(found: Repository, service: str) -> list[dict[str, Any]]:
         by_topic[names.changelog_topic(service)] = {"Read", "Write", "Describe"}
         by_topic[names.dead_letter_topic(service)] = {"Write", "Describe"}
         by_topic[names.retry_topic(service)] = {"Read", "Describe"}
+        by_topic[names.replays_topic(service)] = {"Write", "Describe"}
         by_topic[names.journal_topic(service)] = {"Write", "Describe"}
         rights.append(_acl("group", names.group(service), {"Read"}))
         rights.append(_acl("transactionalId", f"{names.group(service)}.", {"Write", "Describe"}, prefix=True))

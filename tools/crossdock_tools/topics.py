@@ -104,8 +104,10 @@ def apply_catalogue(found: Repository, admin: Admin, replication: int = 1) -> di
     created = admin.create_topics([spec for spec in specs if spec.name not in existing])
     groups = group_inputs(found)
     for service, topics in groups.items():
+        read = {topic.name: topic.partitions for topic in topics}
+        read[names.retry_topic(service)] = topics[0].partitions
         partitions = [
-            TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)
+            TopicPartition(topic, number) for topic, count in read.items() for number in range(count)
         ]
         known = admin.group_offsets(names.group(service))
         # A topic made just now starts at 0; asking for the ends of a partition that is still electing its leader fails.
@@ -135,6 +137,7 @@ def topic_specs(found: Repository, replication: int) -> list[TopicSpec]:
         specs.append(TopicSpec(names.changelog_topic(service), partitions, replication, _COMPACTED))
         specs.append(TopicSpec(names.dead_letter_topic(service), partitions, replication, long))
         specs.append(TopicSpec(names.retry_topic(service), partitions, replication, long))
+        specs.append(TopicSpec(names.replays_topic(service), partitions, replication, long))
         # A journal is worth something for as long as the inputs that it orders are there.
         days = max(topic.retention_days or _RETENTION_DAYS for topic in inputs)
         replayable = {"retention.ms": str(days * _DAY_MS)}

@@ -6,6 +6,7 @@ JSON, on the partition of the task's number:
 
     {"v": 1, "now": µs,
      "answers": [[state key, call id, cause, {type: {command}}], ...],   decided first
+     "released": [[record key, count], ...],    then so many parked messages of these keys
      "runs": [[topic, from, to], ...],          then these messages: the next offset before and after, so that runs join
      "timers": [[due µs, key, name], ...],      then these timers
      "ignored": [[topic, offset, code], ...],   what changed nothing; topic "" and the due time (0: an answer) if no message
@@ -41,6 +42,7 @@ class Turn:
 
     now_us: int
     answers: list[tuple[str, str, str, Any]] = field(default_factory=list)
+    released: list[tuple[str, int]] = field(default_factory=list)
     runs: list[tuple[str, int, int]] = field(default_factory=list)
     timers: list[DueTimer] = field(default_factory=list)
     ignored: list[tuple[str, int, str]] = field(default_factory=list)
@@ -60,6 +62,7 @@ def typed_turn(found: Mapping[str, Any]) -> Turn:
     return Turn(
         now_us=found["now"],
         answers=[(key, call, cause, command) for key, call, cause, command in found.get("answers", ())],
+        released=[(key, count) for key, count in found.get("released", ())],
         runs=[(topic, start, end) for topic, start, end in found.get("runs", ())],
         timers=[DueTimer(due_us, key, name) for due_us, key, name in found.get("timers", ())],
         ignored=[(topic, offset, code) for topic, offset, code in found.get("ignored", ())],
@@ -71,7 +74,7 @@ def typed_turn(found: Mapping[str, Any]) -> Turn:
 def plain_turn(turn: Turn) -> dict[str, Any]:
     """The turn as JSON values, in the format above."""
     parts: dict[str, Any] = {"v": VERSION, "now": turn.now_us}
-    for name in ("answers", "runs", "timers", "ignored", "rejected", "tables"):
+    for name in ("answers", "released", "runs", "timers", "ignored", "rejected", "tables"):
         if found := getattr(turn, name):
             parts[name] = found
     return parts
@@ -100,6 +103,10 @@ class Journal:
             turn.answers.append((answer.state_key, answer.call_id, cause, command))
             if ignored is not None:
                 turn.ignored.append(("", 0, ignored))
+
+    def released(self, task: int, key: str, count: int) -> None:
+        if self.on:
+            self._turn(task).released.append((key, count))
 
     def entered(self, task: int, topic: str, start: int, end: int) -> None:
         """A message of the task was taken: its next offset was `start` and is `end` now."""
@@ -141,7 +148,7 @@ class Journal:
                 for table, groups in tables.items()
             )
             text = f'{text[:-1]},"tables":{{{inner}}}}}'
-        return text.encode()
+        return text.encode(errors="surrogatepass")  # a parked key may be any bytes
 
     def _turn(self, task: int) -> Turn:
         turn = self._turns.get(task)

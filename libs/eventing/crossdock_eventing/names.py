@@ -23,6 +23,11 @@ def retry_topic(service: str) -> str:
     return f"retail.{service}.retry"
 
 
+def replays_topic(service: str) -> str:
+    """What became of each instruction, hash-chained by partition."""
+    return f"retail.{service}.replays"
+
+
 def journal_topic(service: str) -> str:
     """What a service's transactions were decided from, beyond their inputs."""
     return f"retail.{service}.journal"

@@ -6,19 +6,26 @@ was published and is stored. The check of a cluster (`replay_check`) and the rec
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from crossdock_eventing import names
 from crossdock_eventing.broker.interface import Record
 from crossdock_eventing.broker.partitioner import partition_for
 from crossdock_eventing.codec import Codec, Undecodable
-from crossdock_eventing.decision import Cause, Decider, Decision
+from crossdock_eventing.decision import Cause, Decider, Decision, Message
 from crossdock_eventing.envelope import Meta, record_key
 from crossdock_eventing.journal import Turn
+from crossdock_eventing.limits import Limits
+from crossdock_eventing.parking.desk import Desk
+from crossdock_eventing.parking.formats import key_text
+from crossdock_eventing.parking.lot import OwnEntries, ParkingLot
 from crossdock_eventing.plain import Tagged, Unreadable, plain, typed
+from crossdock_eventing.retry import EXHAUSTED
 from crossdock_eventing.service import Service
 from crossdock_eventing.state import DueTimer
 
@@ -71,6 +78,25 @@ class Step:
     lookups: tuple[tuple[str, str], ...]
 
 
+class _Parking:
+    """The parked keys of one task in a replay."""
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        self.parking = ParkingLot(OwnEntries())
+
+
+class _NoLetters:
+    """A replay writes nothing."""
+
+    now_us = 0
+    compacted: frozenset[str] = frozenset()
+
+    def dead_letter(self, *_args: object, **_why: object) -> None: ...
+
+    def replayed(self, *_args: object) -> None: ...
+
+
 class _RecordedTable:
     """A broadcast table as the journal says a turn's decisions saw it (`service.Lookup`)."""
 
@@ -118,6 +144,12 @@ class Replay:
         self.differences: list[Difference] = []
         self.counts: Counter[str] = Counter()
         self._decider = Decider(service, codec, partitions=partitions, partition_of=partition_of)
+        # What found no room was not taken, so the journal does not have it.
+        limits = Limits(parked_messages_max=sys.maxsize, parked_bytes_max=sys.maxsize)
+        self._letters = _NoLetters()
+        self._desk = Desk(service, decider=self._decider, letters=self._letters, limits=limits)
+        self._tasks: dict[int, _Parking] = {}
+        self._instructions = names.retry_topic(service.name)
         self._answers = Tagged(service.answers)
         self.partitions = partitions
         self.compacted = compacted & {kind.TOPIC for kind in service.outputs}
@@ -140,6 +172,8 @@ class Replay:
         rejected: list[tuple[str, int, str]] = []
         first = len(self.outputs)
         self.counts["turns"] += 1
+        task = self._tasks.setdefault(partition, _Parking(partition))
+        self._letters.now_us = turn.now_us
 
         def decide(origin: Origin, key: str, command: Any, cause: Cause, place: tuple[str, int]) -> None:
             decision = self._decide(key, command, cause, now)
@@ -151,6 +185,8 @@ class Replay:
 
         def reject(record: Record, key: str, code: str) -> None:
             rejected.append((record.topic, record.offset, code))
+            if record.key:
+                task.parking.park(key_text(record.key), record, code=code, now_us=turn.now_us)
             self._witness(Step(partition, turn, record, key, code, self._lookups()))
 
         for answer in turn.answers:
@@ -162,14 +198,38 @@ class Replay:
                 continue
             self.counts["answers"] += 1
             decide(answer, key, command, self._decider.answer_cause(key, caused_by), ("", 0))
+
+        def decide_parked(record: Record, key: str, command: Any, cause: Cause) -> Decision | None:
+            decision = self._decide(key, command, cause, now)
+            if decision is not None:
+                self._witness(Step(partition, turn, record, key, decision, self._lookups()))
+            return decision
+
+        for key, count in turn.released:
+            self.counts["released"] += count
+            self._desk.release(task, key, decide_parked, count)
+        exhausted = {(topic, offset) for topic, offset, code in turn.rejected if code == EXHAUSTED}
         for record in messages:
+            if record.topic == self._instructions:
+                self.counts["instructions"] += 1
+                self._desk.instruct(task, record, decide_parked)
+                continue
             self.counts["messages"] += 1
+            message: Message | Undecodable | None
             try:
                 message = self._decider.message(record)
             except Undecodable as error:
-                reject(record, "", error.code)
-                continue
+                message = error
             if message is None:
+                continue
+            if self._desk.is_parked(task, record):
+                self._desk.join(task, record)
+                continue
+            if isinstance(message, Undecodable):
+                reject(record, "", message.code)
+                continue
+            if (record.topic, record.offset) in exhausted:
+                reject(record, message.key, EXHAUSTED)
                 continue
             try:
                 decide(record, message.key, message.command, message.cause, (record.topic, record.offset))

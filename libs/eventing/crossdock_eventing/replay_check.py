@@ -17,11 +17,12 @@ from crossdock_eventing.broker.interface import Broker, Record, TopicPartition, 
 from crossdock_eventing.codec import Codec
 from crossdock_eventing.envelope import header, record_key
 from crossdock_eventing.journal import Turn, read_turn
+from crossdock_eventing.parking.formats import key_text
 from crossdock_eventing.reading import batches_up_to
 from crossdock_eventing.registry import SchemaSource
 from crossdock_eventing.replay import Difference, Output, Replay, Step, compare
 from crossdock_eventing.service import Service
-from crossdock_eventing.task import OFFSETS_KEY
+from crossdock_eventing.state import OWN
 
 _PASSES_MAX = 20
 
@@ -180,6 +181,7 @@ def topics_of(service: Service) -> set[str]:
     return {
         names.journal_topic(service.name),
         names.changelog_topic(service.name),
+        names.retry_topic(service.name),
         *(kind.TOPIC for kind in (*service.inputs, *service.outputs)),
     }
 
@@ -225,8 +227,8 @@ def stored_states(changelog: Iterable[Record], codec: Codec) -> Iterable[tuple[s
     """The last state of every key, decoded."""
     latest: dict[str, bytes | None] = {}
     for record in changelog:
-        key = (record.key or b"").decode()
-        if key != OFFSETS_KEY:
+        key = key_text(record.key or b"")
+        if not key.startswith(OWN):
             latest[key] = record.value
     for key, value in latest.items():
         if value is not None:

@@ -102,6 +102,7 @@ class Service:
     states: generated state types, one or more.
     tables: broadcast tables, keyword of `decide` -> record type; given as `Lookup` (grouped by the key's first part).
     state_key: the key of the state that a record acts on, a function of the record's Kafka key and topic only.
+    record_key: the record key that a state's key belongs to; needed with `state_key`.
     timer: builds the command of a timer from its name and due time.
     calls: what the state says is outstanding at `port`.
     wants_cause: give `decide` the event id of the command as keyword `cause`.
@@ -120,8 +121,13 @@ class Service:
     retryable: type[Exception]
     tables: Mapping[str, type[Any]] = field(default_factory=dict)
     state_key: Callable[[Any], str] | None = None
+    record_key: Callable[[str], str] | None = None
     calls: Callable[[Any], tuple[Any, ...]] | None = None
     port: Port | None = None
     wants_cause: bool = False
     answers: tuple[type[Any], ...] = ()
     ignored: type[Any] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.state_key is None) != (self.record_key is None):
+            raise ValueError("state_key and record_key go together")

@@ -3,8 +3,9 @@
 The worker reads and sets typed states here, writes `changes()` to the changelog, and after the commit calls `flush`. Nothing
 reaches the store before its transaction committed, so a crash never leaves the store ahead of the log.
 
-Store layout: `s<key>` state; `t<due, 8 bytes big-endian microseconds><key>\\0<name>` timer index; `c<key>` index of states
-with outstanding calls; `m` checkpoint. The indexes are local and derived: only states are in the changelog.
+Store layout: `s<key>` state; `o<name>` entries that the task keeps for itself (what is parked); `t<due, 8 bytes big-endian
+microseconds><key>\\0<name>` timer index; `c<key>` index of states with outstanding calls; `m` checkpoint. The indexes are local
+and derived: only states and the task's own entries are in the changelog.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import Any, NamedTuple
 
 from crossdock_eventing.clock import to_micros
@@ -22,6 +24,8 @@ from crossdock_eventing.keyvalue import KeyValue
 
 _CHECKPOINT = b"m"
 _TIMERS, _NO_TIMER = b"t", b"u"  # every timer entry lies between
+#: Names of the task's own entries begin so; no entity has such a key.
+OWN = "\x00"
 _CACHE_BYTES_MAX = 64 * 1024 * 1024
 _DECODED_FACTOR = 6  # A decoded state takes about this many times its encoded bytes.
 
@@ -61,6 +65,7 @@ class TaskState:
         self._overlay: dict[str, Any | None] = {}
         self._before: dict[str, Any | None] = {}
         self._encoded: dict[str, bytes | None] = {}
+        self._own: dict[str, bytes | None] = {}
         self._cache: OrderedDict[str, tuple[Any, int]] = OrderedDict()
         self._cached_bytes = 0
         # No timer lives below the floor: a scan from the start would pass every timer that was ever removed. The floor is
@@ -84,6 +89,27 @@ class TaskState:
         for key, state in self._overlay.items():
             self._encoded[key] = None if state is None else self._codec.encode_state(state)
             yield key, self._encoded[key]
+        yield from self._own.items()
+
+    def own(self, name: str) -> bytes | None:
+        """One of the task's own entries, the running transaction included."""
+        return self._own[name] if name in self._own else self._store.get(_own_key(name))
+
+    def set_own(self, name: str, value: bytes | None) -> None:
+        """Replace (None: delete) it within the running transaction."""
+        assert name.startswith(OWN)
+        self._own[name] = value
+
+    def own_names(self, prefix: str) -> Iterator[str]:
+        """Names of the task's own entries that begin so, the running transaction included; in no order."""
+        first = _own_key(prefix)
+        for entry, _ in self._store.scan(first, first + b"\xff"):
+            name = entry[1:].decode(errors="surrogateescape")
+            if name not in self._own:
+                yield name
+        for name, value in list(self._own.items()):
+            if value is not None and name.startswith(prefix):
+                yield name
 
     def changed(self) -> Mapping[str, Any | None]:
         """The states that the transaction changed."""
@@ -97,6 +123,7 @@ class TaskState:
             batch[_state_key(key)] = encoded
             self._index(batch, key, self._before[key], state)
             self._remember(key, state, len(encoded or b""))
+        batch.update((_own_key(name), value) for name, value in self._own.items())
         batch[_CHECKPOINT] = _packed(checkpoint)
         self._store.write(batch)
         self._clear()
@@ -109,6 +136,9 @@ class TaskState:
         """Take committed changes from the changelog, the last one of each key."""
         batch: dict[bytes, bytes | None] = {}
         for key, encoded in changes.items():
+            if key.startswith(OWN):
+                batch[_own_key(key)] = encoded
+                continue
             before = self._committed(key)
             state = None if encoded is None else self._codec.decode_state(encoded)
             batch[_state_key(key)] = encoded
@@ -130,26 +160,35 @@ class TaskState:
         self._floor, self._floor_lives = _TIMERS, False
         self._store.wipe()
 
-    def timers_until(self, now: datetime, limit: int) -> list[DueTimer]:
-        """Committed timers due at `now`, at most `limit`, in order of (due, key, name)."""
+    def timers_until(
+        self, now: datetime, limit: int, waits: Callable[[str], bool] | None = None
+    ) -> list[DueTimer]:
+        """Committed timers due at `now`, at most `limit`, in order of (due, key, name); without those of keys that wait."""
         first_us = self.next_timer_us()
         if first_us is None or first_us > to_micros(now):
             return []
-        found = []
-        for entry, _ in self._store.scan(self._floor, b"t" + (to_micros(now) + 1).to_bytes(8, "big")):
-            key, _, name = entry[9:].partition(b"\0")
-            found.append(DueTimer(int.from_bytes(entry[1:9], "big"), key.decode(), name.decode()))
-            if len(found) == limit:
-                break
-        return found
+        until = b"t" + (to_micros(now) + 1).to_bytes(8, "big")
+        return list(islice(self._timers_before(until, waits), limit))
 
-    def next_timer_us(self) -> int | None:
-        """When the earliest committed timer is due, microseconds since the epoch."""
+    def next_timer_us(self, waits: Callable[[str], bool] | None = None) -> int | None:
+        """When the earliest committed timer is due, microseconds since the epoch; without those of keys that wait."""
         if not self._floor_lives:
             first = next(self._store.scan(self._floor, _NO_TIMER), None)
             self._floor = _NO_TIMER if first is None else first[0]
             self._floor_lives = True
-        return None if self._floor == _NO_TIMER else int.from_bytes(self._floor[1:9], "big")
+        if self._floor == _NO_TIMER:
+            return None
+        if waits is None:
+            return int.from_bytes(self._floor[1:9], "big")
+        timer = next(self._timers_before(_NO_TIMER, waits), None)
+        return None if timer is None else timer.due_us
+
+    def _timers_before(self, end: bytes, waits: Callable[[str], bool] | None) -> Iterator[DueTimer]:
+        for entry, _ in self._store.scan(self._floor, end):
+            key, _, name = entry[9:].partition(b"\0")
+            timer = DueTimer(int.from_bytes(entry[1:9], "big"), key.decode(), name.decode())
+            if waits is None or not waits(timer.key):
+                yield timer
 
     def keys_with_calls(self) -> list[str]:
         """Committed states that have calls outstanding."""
@@ -218,10 +257,15 @@ class TaskState:
         self._overlay.clear()
         self._before.clear()
         self._encoded.clear()
+        self._own.clear()
 
 
 def _state_key(key: str) -> bytes:
     return b"s" + key.encode()
+
+
+def _own_key(name: str) -> bytes:
+    return b"o" + name.encode(errors="surrogateescape")
 
 
 def _timer_key(key: str, name: str, due: datetime) -> bytes:

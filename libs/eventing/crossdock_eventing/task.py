@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from crossdock_eventing.broker.interface import Reader, Record, TopicPartition
+from crossdock_eventing.parking.formats import key_text
+from crossdock_eventing.parking.lot import ParkingLot
 from crossdock_eventing.reading import batches_up_to
+from crossdock_eventing.retry import Retry
 from crossdock_eventing.state import Checkpoint, TaskState
 
 #: Key of the changelog record that carries the task's book of input offsets.
@@ -26,7 +29,10 @@ class Task:
 
     next_offsets: the shell's own book: next offset to process of each input topic.
     shown_ms: newest record timestamp processed of each input topic.
+    parking: its parked keys.
     held_until_s: until when a message asked to be left alone (monotonic clock); the task's inputs are not read until then.
+    retry: the message that asked for it.
+    crowded: the parked key whose queue is full; until it shrinks only instructions are read.
     booked: whether the changelog holds a book. A new task writes one at once: were its group offsets to expire before its
         first message, nobody could tell that there was nothing.
     """
@@ -40,7 +46,13 @@ class Task:
     shown_ms: dict[str, int] = field(default_factory=dict)
     changelog_next: int = 0
     held_until_s: float | None = None
+    retry: Retry | None = None
+    crowded: str | None = None
     booked: bool = False
+    parking: ParkingLot = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.parking = ParkingLot(self.state)
 
     def offsets(self) -> dict[TopicPartition, int]:
         """What a transaction that touched this task commits, also when it had no new input."""
@@ -65,6 +77,11 @@ class Task:
         self.booked = True
         self.state.flush(self._checkpoint(now_ms))
 
+    def drop(self) -> None:
+        """The transaction did not commit: forget what it changed."""
+        self.state.drop()
+        self.parking.forget()
+
     def restore(self, reader: Reader, now_ms: int) -> int:
         """Bring the store up to the changelog's end; returns how many changelog records it took.
 
@@ -83,6 +100,7 @@ class Task:
             self.next_offsets = dict(checkpoint.inputs)
             self.booked = bool(checkpoint.inputs)
         reader.assign({self.changelog: start})
+        self.parking.forget()
         read = 0
         for records in batches_up_to(reader, {self.changelog: high}):
             read += len(records)
@@ -95,7 +113,7 @@ class Task:
         for record in records:
             assert record.key is not None, "a changelog record has a key"
             self.changelog_next = record.offset + 1
-            key = record.key.decode()
+            key = key_text(record.key)
             if key == OFFSETS_KEY:
                 assert record.value is not None
                 self.next_offsets = json.loads(record.value)

@@ -34,6 +34,12 @@ MetricName = Literal[
     "crossdock_transaction_seconds",  # from begin to committed
     "crossdock_decisions_total",  # events decided, by type; of ignored input, by code
     "crossdock_dead_letters_total",  # messages given up on, by code
+    "crossdock_parked_keys",  # keys whose messages wait for an operator
+    "crossdock_crowded_tasks",  # partitions that take no input, as the queue of a parked key is full
+    "crossdock_replays_total",  # instructions of operators, by outcome
+    "crossdock_retry_attempts",  # tries so far of the message that a partition waits for, by partition; 0: it does not wait
+    "crossdock_retry_at_seconds",  # when it is tried next, by partition (Unix time)
+    "crossdock_breaker_open",  # 1: nearly every message was rejected, and the service has stopped
     "crossdock_unreadable_rows_total",  # rows of broadcast tables that could not be read, by topic
     "crossdock_rewinds_total",  # transactions dropped and read again
     "crossdock_tasks",  # partitions that this instance works on
@@ -82,6 +88,22 @@ class Telemetry:
         self._dead_letters = Counter(
             _name("crossdock_dead_letters_total"), "Dead letters", ["code"], registry=self.registry
         )
+        self._parked = Gauge(_name("crossdock_parked_keys"), "Parked keys", registry=self.registry)
+        self._crowded = Gauge(
+            _name("crossdock_crowded_tasks"), "Tasks with a full queue", registry=self.registry
+        )
+        self._replays = Counter(
+            _name("crossdock_replays_total"), "Instructions", ["outcome"], registry=self.registry
+        )
+        self._retry_attempts = Gauge(
+            _name("crossdock_retry_attempts"), "Tries so far", ["partition"], registry=self.registry
+        )
+        self._retry_at = Gauge(
+            _name("crossdock_retry_at_seconds"), "Next try", ["partition"], registry=self.registry
+        )
+        self._breaker = Gauge(
+            _name("crossdock_breaker_open"), "Stopped by rejections", registry=self.registry
+        )
         self._unreadable_rows = Counter(
             _name("crossdock_unreadable_rows_total"), "Unreadable rows", ["topic"], registry=self.registry
         )
@@ -97,12 +119,29 @@ class Telemetry:
         self.last_beat: datetime | None = None
         self.ready = False
 
-    def beat(self, now: datetime, *, ready: bool, tasks: int, buffered: int) -> None:
+    def beat(
+        self, now: datetime, *, ready: bool, tasks: int, buffered: int, parked: int = 0, crowded: int = 0
+    ) -> None:
         """The loop came round."""
         self.last_beat = now
         self.ready = ready
         self._tasks.set(tasks)
         self._buffered.set(buffered)
+        self._parked.set(parked)
+        self._crowded.set(crowded)
+
+    def retrying(self, partition: int, attempts: int, at: datetime) -> None:
+        """The partition waits for a message that was tried so often, until `at`."""
+        self._retry_attempts.labels(partition).set(attempts)
+        self._retry_at.labels(partition).set(at.timestamp())
+
+    def retried(self, partition: int) -> None:
+        """The partition waits no more."""
+        self._retry_attempts.labels(partition).set(0)
+
+    def stopped(self) -> None:
+        """The breaker opened."""
+        self._breaker.set(1)
 
     def decided(self, event: Any) -> None:
         """An event was decided; `code` of an ignored one is kept."""
@@ -129,6 +168,9 @@ class Telemetry:
 
     def dead_lettered(self, code: str) -> None:
         self._dead_letters.labels(code).inc()
+
+    def replayed(self, outcome: str) -> None:
+        self._replays.labels(outcome).inc()
 
     def continue_trace(self, record: Record, group: str) -> Trace | None:
         """The trace that the record belongs to; a span is recorded when it was sampled at the edge."""

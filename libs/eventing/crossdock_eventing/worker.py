@@ -12,23 +12,28 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
 
 from crossdock_eventing import names
+from crossdock_eventing.breaker import Breaker, BreakerOpen
 from crossdock_eventing.broker.failure import AbortRequired, OffsetMissing, TransactionOutcomeUnknown
 from crossdock_eventing.broker.interface import Broker, Consumer, Producer, Record, TopicPartition
 from crossdock_eventing.broker.partitioner import partition_for
 from crossdock_eventing.calls import Calls
 from crossdock_eventing.clock import Clock, to_micros
 from crossdock_eventing.codec import Codec, Undecodable
-from crossdock_eventing.decision import Cause, Decider, Decision
+from crossdock_eventing.decision import Cause, Decider, Decision, Message
 from crossdock_eventing.journal import Journal
 from crossdock_eventing.keyvalue import KeyValue
+from crossdock_eventing.limits import Limits
 from crossdock_eventing.outbox import Outbox
+from crossdock_eventing.parking.desk import Decide, Desk
+from crossdock_eventing.parking.formats import key_text
 from crossdock_eventing.registry import SchemaSource
+from crossdock_eventing.retry import EXHAUSTED, next_wait_s
 from crossdock_eventing.service import Service
 from crossdock_eventing.state import DueTimer, TaskState
 from crossdock_eventing.tables import Tables
@@ -97,6 +102,7 @@ class Worker:
         telemetry: Telemetry | None = None,
         partition_of: Callable[[bytes, int], int] = partition_for,
         journal: bool = True,
+        limits: Limits | None = None,
     ) -> None:
         self._service = service
         self._broker = broker
@@ -107,8 +113,10 @@ class Worker:
         self._group = names.group(service.name)
         self._transactional_id = names.transactional_id(service.name, ordinal)
         self._changelog = names.changelog_topic(service.name)
-        self._dead_letters = names.dead_letter_topic(service.name)
-        self._topics = sorted({kind.TOPIC for kind in service.inputs})
+        self._instructions = names.retry_topic(service.name)
+        self._topics = sorted({self._instructions, *(kind.TOPIC for kind in service.inputs)})
+        self._limits = limits or Limits()
+        self._breaker = Breaker(self._limits)
         self._journal = Journal(service.answers, on=journal)
 
         admin = broker.admin()
@@ -117,7 +125,8 @@ class Worker:
             [
                 *self._topics,
                 self._changelog,
-                self._dead_letters,
+                names.dead_letter_topic(service.name),
+                names.replays_topic(service.name),
                 *([names.journal_topic(service.name)] if journal else ()),
             ],
         )
@@ -137,7 +146,8 @@ class Worker:
             read=[*service.inputs, *service.states, *service.tables.values()],
         )
         self._decider = Decider(service, self._codec, partitions=self._partitions, partition_of=partition_of)
-        self._outbox = Outbox(service.name, self._codec, compacted=frozenset(compacted))
+        self._outbox = Outbox(service.name, self._codec, self._telemetry, compacted=frozenset(compacted))
+        self._desk = Desk(service, decider=self._decider, letters=self._outbox, limits=self._limits)
         self._tables = Tables(broker, self._codec, service.tables, self._telemetry.row_unreadable)
         self._tables.catch_up()
         self._tables_read_at_poll = 0
@@ -176,10 +186,19 @@ class Worker:
         self._settle_assignment()
         self._calls.collect()
         self._tables.drain()
-        timers = self._due_timers()
-        self._telemetry.beat(self._now, ready=self.ready, tasks=len(self._tasks), buffered=len(self._buffer))
+        timers = [] if self._breaker.open else self._due_timers()
+        self._telemetry.beat(
+            self._now,
+            ready=self.ready,
+            tasks=len(self._tasks),
+            buffered=len(self._buffer),
+            parked=sum(len(task.parking.keys) for task in self._tasks.values()),
+            crowded=sum(task.crowded is not None for task in self._tasks.values()),
+        )
         unbooked = any(not task.booked for task in self._tasks.values())
-        if not (timers or self._calls.answers or unbooked or self._buffer_is_due()):
+        if self._breaker.open or not (
+            timers or self._calls.answers or unbooked or self._releasing() or self._buffer_is_due()
+        ):
             return 0
         done = self._transact(timers)
         self._hold()
@@ -187,8 +206,8 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        """Partitions are assigned and restored, schemas and tables are cached."""
-        return bool(self._tasks) and not self._assignment_changed
+        """Partitions are assigned and restored, schemas and tables are cached, and the breaker is closed."""
+        return bool(self._tasks) and not self._assignment_changed and not self._breaker.open
 
     def due_in_s(self) -> float | None:
         """Seconds until what was read is committed, a timer is due or a held partition may go on, by this instance's clock.
@@ -196,6 +215,10 @@ class Worker:
         A timer that is due and waits for older input is looked at again after `calls_wait_s`. None: nothing waits for time.
         """
         due: list[float] = []
+        if self._breaker.open:
+            return None
+        if self._releasing():
+            return 0.0
         if self._buffer:
             since_commit_s = self._clock.monotonic_s() - self._last_commit_s
             due.append(max(0.0, self._pace.commit_interval_s - since_commit_s))
@@ -203,7 +226,7 @@ class Worker:
             if task.held_until_s is not None:
                 due.append(max(0.0, task.held_until_s - self._clock.monotonic_s()))
                 continue
-            timer_us = task.state.next_timer_us()
+            timer_us = task.state.next_timer_us(self._desk.waits(task))
             if timer_us is not None:
                 due.append(max(self._pace.calls_wait_s, (timer_us - to_micros(self._now)) / 1e6))
         return min(due, default=None)
@@ -267,7 +290,8 @@ class Worker:
         for task in self._tasks.values():
             if task.held_until_s is not None:
                 continue  # what it is held for may be older than the timer
-            for timer in task.state.timers_until(self._now, self._pace.timers_max - len(found)):
+            wanted = self._pace.timers_max - len(found)
+            for timer in task.state.timers_until(self._now, wanted, self._desk.waits(task)):
                 if not self._inputs_reached(task, timer.due_us):
                     break
                 found.append((task, timer))
@@ -295,24 +319,45 @@ class Worker:
                 return False
         return True
 
-    # ---- partitions whose message asked for time
+    # ---- partitions that take nothing for now
 
     def _hold(self) -> None:
-        """Read nothing of a held partition and forget what was read: others must not wait behind a full buffer."""
-        held = {task.partition for task in self._tasks.values() if task.held_until_s is not None}
-        if any(each.record.partition in held for each in self._buffer):
-            self._consumer.pause([each for number in held for each in self._inputs_of(number)])
-            self._buffer = deque(each for each in self._buffer if each.record.partition not in held)
+        """Read nothing of a partition that waits and forget what was read: others must not wait behind a full buffer."""
+        held = {each for task in self._tasks.values() for each in self._held_inputs(task)}
+        if any(TopicPartition(each.record.topic, each.record.partition) in held for each in self._buffer):
+            self._consumer.pause(list(held))
+            self._buffer = deque(
+                each
+                for each in self._buffer
+                if TopicPartition(each.record.topic, each.record.partition) not in held
+            )
+
+    def _held_inputs(self, task: Task) -> frozenset[TopicPartition]:
+        """All, while a message asked for time; all but the instructions, while a parked key's queue is full."""
+        if task.held_until_s is not None:
+            return self._inputs_of(task.partition)
+        if task.crowded is not None:
+            return self._inputs_of(task.partition) - {TopicPartition(self._instructions, task.partition)}
+        return frozenset()
 
     def _release_held(self) -> None:
-        """Go on with partitions whose time is over, at the message that asked for it."""
+        """Go on with partitions whose time is over, or whose full queue has shrunk, at the message that was left."""
+        if self._breaker.open:
+            return
         now_s = self._clock.monotonic_s()
         for task in self._tasks.values():
+            held = self._held_inputs(task)
             if task.held_until_s is not None and task.held_until_s <= now_s:
                 task.held_until_s = None
-                for each in self._inputs_of(task.partition):
-                    self._consumer.seek(each, task.next_offsets[each.topic])
-                self._consumer.resume(list(self._inputs_of(task.partition)))
+            if task.crowded is not None and self._desk.has_room(task, task.crowded):
+                task.crowded = None
+            for each in held - self._held_inputs(task):
+                self._consumer.seek(each, task.next_offsets[each.topic])
+                self._consumer.resume([each])
+
+    def _releasing(self) -> bool:
+        """Whether an instruction waits for parked messages to be decided."""
+        return any(task.held_until_s is None and task.parking.releasing for task in self._tasks.values())
 
     # ---- the transaction
 
@@ -350,12 +395,21 @@ class Worker:
             log.warning("transaction.aborted", code=refused.code)
             self._abandon()
             return 0
+        except BreakerOpen as reason:
+            log.error(
+                "breaker.open",
+                detail=str(reason),
+                next_step="nothing more is processed: mend or roll back what rejects them, then restart this service",
+            )
+            self._telemetry.stopped()
+            self._abandon()
+            return 0
         self._settle(batch)
         self._telemetry.committed(batch.done, self._clock.monotonic_s() - started_s)
         return batch.done
 
     def _work_off(self, batch: _Batch, timers: list[tuple[Task, DueTimer]]) -> None:
-        """Decide answers, then messages, then timers, until one of them has to wait for a table."""
+        """Decide answers, then what is released, messages, timers, until one of them has to wait for a table."""
         while self._calls.answers:
             answer = self._calls.answers[0]
             task = self._tasks[self._calls.partition_of(answer)]
@@ -366,6 +420,8 @@ class Worker:
             self._journal.answered(task.partition, answer, cause.causation_id, decision.ignored)
             self._calls.settle(answer)
             batch.done += 1
+        if not self._release_parked(batch):
+            return
         waiting: deque[_Polled] = deque()
         while self._buffer:
             polled = self._buffer[0]
@@ -382,9 +438,10 @@ class Worker:
         if self._buffer:
             return
         for task, timer in timers:
+            waits = self._desk.waits(task)
             due = self._decider.timer(timer, task.state.get(timer.key))
-            if due is None:
-                continue  # a message of this transaction moved or removed it
+            if due is None or (waits is not None and waits(timer.key)):
+                continue  # a message of this transaction moved or removed it, or parked its key
             command, cause = due
             decision = self._decide(batch, task, timer.key, command, cause, self._polls)
             if decision is None:
@@ -399,13 +456,26 @@ class Worker:
             return _DONE
         if task.held_until_s is not None:
             return _WAIT
+        if record.topic == self._instructions:
+            return self._instruct(batch, task, polled)
+        if task.crowded is not None:
+            return _WAIT
+        message: Message | Undecodable | None
         try:
             message = self._decider.message(record)
         except Undecodable as error:
-            self._dead_letter(batch, task, record, code=error.code, detail=error.detail, error=error)
-            return _DONE
+            message = error
         if message is None:
             self._enter(batch, task, record)
+            return _DONE
+        if self._desk.is_parked(task, record):
+            if not self._desk.join(task, record):
+                self._crowd(task, record)
+                return _WAIT
+            self._enter(batch, task, record)
+            return _DONE
+        if isinstance(message, Undecodable):
+            self._reject(batch, task, record, code=message.code, detail=message.detail, error=message)
             return _DONE
         trace = self._telemetry.continue_trace(record, self._group)
         try:
@@ -413,11 +483,13 @@ class Worker:
                 batch, task, message.key, message.command, message.cause, polled.poll, trace
             )
         except self._service.retryable as error:
-            task.held_until_s = self._clock.monotonic_s() + error.after_s  # type: ignore[attr-defined]
-            log.warning("message.retry_later", correlation_id=message.cause.correlation_id, detail=str(error))
-            return _WAIT
+            if self._wait_for(task, record, error):
+                return _WAIT
+            detail = f"still after {self._limits.retry_attempts_max} tries or {self._limits.retry_s_max:g} s: {error}"
+            self._reject(batch, task, record, code=EXHAUSTED, detail=detail, error=error)
+            return _DONE
         except self._service.rejected as error:
-            self._dead_letter(batch, task, record, code=error.code, detail=error.detail, error=error)  # type: ignore[attr-defined]
+            self._reject(batch, task, record, code=error.code, detail=error.detail, error=error)  # type: ignore[attr-defined]
             return _DONE
         finally:
             if trace is not None:
@@ -426,8 +498,79 @@ class Worker:
             return _STOP
         if decision.ignored is not None:
             self._journal.ignored(task.partition, record.topic, record.offset, decision.ignored)
+        self._breaker.saw(rejected=False)
         self._enter(batch, task, record)
         return _DONE
+
+    def _instruct(self, batch: _Batch, task: Task, polled: _Polled) -> object:
+        """What an operator asks for; a release is only marked, and worked off by the transactions that follow."""
+        if not self._desk.instruct(task, polled.record, self._decide_for(batch, task, polled.poll)):
+            return _WAIT if task.held_until_s is not None else _STOP
+        self._enter(batch, task, polled.record)
+        return _DONE
+
+    def _release_parked(self, batch: _Batch) -> bool:
+        """Decide released messages, before any new input; False when one has to wait for a table."""
+        for task in self._tasks.values():
+            for key in task.parking.releasing:
+                if task.held_until_s is not None or batch.done >= self._limits.released_max:
+                    break
+                room = self._limits.released_max - batch.done
+                decide = self._decide_for(batch, task, self._polls)
+                done, waits = self._desk.release(task, key, decide, room)
+                if done:
+                    batch.touched[task.partition] = task
+                    batch.done += done
+                    self._journal.released(task.partition, key, done)
+                if waits and task.held_until_s is None:
+                    return False
+        return True
+
+    def _decide_for(self, batch: _Batch, task: Task, poll: int) -> Decide:
+        """`_decide` for parked and injected messages: who asks for time holds the task, like any message."""
+
+        def decide(record: Record, key: str, command: Any, cause: Cause) -> Decision | None:
+            try:
+                return self._decide(batch, task, key, command, cause, poll)
+            except self._service.retryable as error:
+                if not self._wait_for(task, record, error):
+                    raise self._service.rejected(EXHAUSTED, str(error)) from error
+                return None
+
+        return decide
+
+    def _wait_for(self, task: Task, record: Record, error: Any) -> bool:
+        """A message asked for time: hold its task, and no other; False when it was tried enough."""
+        now_s = self._clock.monotonic_s()
+        task.retry, wait_s = next_wait_s(task.retry, record, error.after_s, now_s=now_s, limits=self._limits)
+        if wait_s is None:
+            task.retry = None
+            self._telemetry.retried(task.partition)
+            return False
+        task.held_until_s = now_s + wait_s
+        self._telemetry.retrying(task.partition, task.retry.attempts, self._now + timedelta(seconds=wait_s))
+        log.warning(
+            "message.retry_later",
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            attempt=task.retry.attempts,
+            wait_s=round(wait_s, 3),
+            detail=str(error),
+        )
+        return True
+
+    def _crowd(self, task: Task, record: Record) -> None:
+        """The queue of this message's key is full: the task takes no more input, as nothing may overtake or be lost."""
+        task.crowded = key_text(record.key or b"")
+        log.error(
+            "parking.full",
+            key=task.crowded,
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            next_step="this partition stands still until an operator releases or discards: crossdock dlt plan",
+        )
 
     def _decide(
         self,
@@ -468,15 +611,18 @@ class Worker:
             self._tables_behind = True
         return late
 
-    def _dead_letter(
+    def _reject(
         self, batch: _Batch, task: Task, record: Record, *, code: str, detail: str, error: BaseException
     ) -> None:
-        self._outbox.dead_letter(record, task, code=code, detail=detail, error=error)
+        self._breaker.saw(rejected=True)
+        self._desk.reject(task, record, code=code, detail=detail, error=error)
         self._journal.rejected(task.partition, record.topic, record.offset, code)
-        self._telemetry.dead_lettered(code)
         self._enter(batch, task, record)
 
     def _enter(self, batch: _Batch, task: Task, record: Record) -> None:
+        if task.retry is not None and (task.retry.topic, task.retry.offset) == (record.topic, record.offset):
+            task.retry = None
+            self._telemetry.retried(task.partition)
         before = task.next_offsets[record.topic]
         task.processed(record)
         self._journal.entered(task.partition, record.topic, before, record.offset + 1)
@@ -519,8 +665,9 @@ class Worker:
 
     def _rewind(self) -> None:
         self._telemetry.rewound()
+        self._breaker.forget()
         for task in self._tasks.values():
-            task.state.drop()
+            task.drop()
         owned = list(self._tasks.values())
         # Membership may have changed: only what is still assigned can be sought; the rest goes with the next poll.
         assigned = self._consumer.assignment()
@@ -540,7 +687,7 @@ class Worker:
     def _forget_tasks(self, numbers: list[int]) -> None:
         for number in numbers:
             task = self._tasks.pop(number)
-            task.state.drop()
+            task.drop()
             task.state.close()
         self._buffer = deque(each for each in self._buffer if each.record.partition in self._tasks)
         self._calls.keep(self._tasks)
@@ -582,7 +729,7 @@ class Worker:
         try:
             for task in tasks:
                 started_s = self._clock.monotonic_s()
-                task.held_until_s = None
+                task.held_until_s = task.crowded = None
                 taken = task.restore(reader, to_micros(self._now) // 1000)
                 starts = task.start_from({each: committed[each] for each in self._inputs_of(task.partition)})
                 for each, offset in starts.items():
@@ -601,7 +748,8 @@ class Worker:
                 )
         finally:
             reader.close()
-        self._consumer.resume(inputs)
+        if not self._breaker.open:
+            self._consumer.resume(inputs)
         for task in tasks:
             self._calls.start_again(task)
 

@@ -53,6 +53,11 @@ def chain_of(fact: Fact) -> str:
     return f"order:{fact.order_id}"
 
 
+def record_key_of(chain: str) -> str:
+    """The record key of every fact of a chain."""
+    return chain.partition(":")[2]
+
+
 def documents_of(
     fact: Fact, *, known: Iterable[str], now: datetime, policy: Policy
 ) -> tuple[PendingDocument, ...]:

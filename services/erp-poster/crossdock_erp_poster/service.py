@@ -19,7 +19,7 @@ from crossdock_canonical.records import (
     StockAdjusted,
 )
 from crossdock_erp_poster.decide import calls, decide
-from crossdock_erp_poster.documents import chain_of
+from crossdock_erp_poster.documents import chain_of, record_key_of
 from crossdock_erp_poster.evolve import evolve
 from crossdock_erp_poster.model import ErpAnswered
 from crossdock_erp_poster.port import ErpPort
@@ -52,6 +52,7 @@ def service(settings: Settings, port: Port | None = None) -> Service:
         rejected=Rejected,
         retryable=Retryable,
         state_key=chain_of,
+        record_key=record_key_of,
         calls=calls,
         wants_cause=True,
         port=port or ErpPort(settings),

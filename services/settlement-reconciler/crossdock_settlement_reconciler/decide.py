@@ -49,6 +49,11 @@ Event = OrderEvent | SettlementEvent
 State = OrderExpectation | SettlementProgress
 
 
+def record_key(state_key: str) -> str:
+    """The record key of what acts on a state."""
+    return state_key.partition(":")[2]
+
+
 def state_key(record: Any) -> str:
     """Key of the state that a record acts on: `order:<order id>` or `settlement:<settlement id>`."""
     match record:

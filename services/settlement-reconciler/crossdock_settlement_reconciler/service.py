@@ -18,7 +18,7 @@ from crossdock_canonical.records import (
     SettlementRefused,
 )
 from crossdock_eventing.service import Service
-from crossdock_settlement_reconciler.decide import decide, evolve, state_key
+from crossdock_settlement_reconciler.decide import decide, evolve, record_key, state_key
 from crossdock_settlement_reconciler.settings import Settings
 from crossdock_settlement_reconciler.state_records import OrderExpectation, SettlementProgress
 
@@ -46,4 +46,5 @@ def service(settings: Settings) -> Service:
         rejected=Rejected,
         retryable=Retryable,
         state_key=state_key,
+        record_key=record_key,
     )

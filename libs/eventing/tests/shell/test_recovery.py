@@ -13,6 +13,7 @@ from crossdock_eventing.keyvalue import MemoryKeyValue
 from crossdock_eventing.outbox import Outbox
 from crossdock_eventing.service import Answer
 from crossdock_eventing.state import Checkpoint, TaskState
+from crossdock_eventing.telemetry import Telemetry
 
 ID = names.transactional_id("toy", 0)
 
@@ -294,7 +295,7 @@ def test_a_call_of_a_partition_that_left_is_forgotten_and_its_answer_dropped(ben
 
 
 def test_a_table_row_of_a_transaction_that_failed_is_not_written_by_the_next(bench: Bench) -> None:
-    outbox = Outbox(bench.name, bench.codec, compacted=frozenset([Balance.TOPIC]))
+    outbox = Outbox(bench.name, bench.codec, Telemetry(bench.name), compacted=frozenset([Balance.TOPIC]))
     producer = bench.broker.producer("p")
     producer.init_transactions()
     row = Balance(account="a", total=1)

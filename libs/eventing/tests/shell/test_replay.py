@@ -41,9 +41,9 @@ def a_full_day(bench: Bench) -> None:
     """Messages of both topics, an answer, a timer, a dead letter, an ignored message, undecodable bytes, a second instance."""
     worker = bench.worker()
     bench.settle(worker)
-    bench.send(add("a", 5), add("b", 6), add("a", -1, "bad"), add("b", 0, "nothing"))
+    bench.send(add("a", 5), add("b", 6), add("bad", -1, "bad"), add("b", 0, "nothing"))
     bench.settle(worker)
-    bench.send(add("a", 1), raw=b"no avro at all")
+    bench.send(add("broken", 1), raw=b"no avro at all")
     bench.send(add("c", 7, "ask"), add("d", 0, "deadline"), add("e", 0, "deadline"))
     bench.settle(worker)
     bench.port.answers.append(Answer("c", "c/7", Told(7)))

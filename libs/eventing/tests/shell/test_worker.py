@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from itertools import islice
 
 import pytest
 from toy import (
@@ -112,12 +113,19 @@ def test_a_type_that_is_not_handled_is_skipped_by_its_header_without_decoding(be
     )
 
 
+def neighbours(account: str, count: int) -> list[str]:
+    """Other accounts in its partition."""
+    others = (f"n{number}" for number in range(1_000))
+    return list(islice((each for each in others if partition_of(each) == partition_of(account)), count))
+
+
 def test_a_rejected_message_goes_to_the_dead_letters_untouched_and_the_rest_goes_on(
     either_bench: Bench,
 ) -> None:
     bench = either_bench
     worker = bench.worker()
-    bench.send(add("a", -1, "bad"), add("a", 3, "good"))
+    other = neighbours("a", 1)[0]
+    bench.send(add("a", -1, "bad"), add(other, 3, "good"))
     bench.settle(worker)
     (letter,) = bench.records(names.dead_letter_topic(bench.name))
     original = bench.records(Add.TOPIC)[0]
@@ -132,7 +140,7 @@ def test_a_rejected_message_goes_to_the_dead_letters_untouched_and_the_rest_goes
     assert b"negative" in found["kafka_dlt-exception-message"]
     assert b"Traceback" in found["kafka_dlt-exception-stacktrace"]
     assert found["correlation_id"] == b"thread-a"
-    assert bench.published(Added) == [Added(account="a", reference="good", total=3)]
+    assert bench.published(Added) == [Added(account=other, reference="good", total=3)]
 
 
 def test_bytes_that_are_no_record_are_dead_lettered_with_a_reason_and_stop_nothing(
@@ -140,8 +148,9 @@ def test_bytes_that_are_no_record_are_dead_lettered_with_a_reason_and_stop_nothi
 ) -> None:
     bench = either_bench
     worker = bench.worker()
-    for raw in (b"", b"\x01\x00\x00\x00\x01x", b"\x00\x00\x00\x00\x63x", b"\x00\x00\x00\x00\x01\x02"):
-        bench.send(add("a", 1, raw.hex()), raw=raw)
+    raws = (b"", b"\x01\x00\x00\x00\x01x", b"\x00\x00\x00\x00\x63x", b"\x00\x00\x00\x00\x01\x02")
+    for account, raw in zip(neighbours("a", 4), raws, strict=True):
+        bench.send(add(account, 1, raw.hex()), raw=raw)
     bench.send(add("a", 9, "good"))
     bench.settle(worker)
     codes = [
@@ -221,7 +230,7 @@ def test_a_held_partition_goes_on_in_order_at_the_message_that_asked(
     monkeypatch.setattr(worker._decider, "_service", replace(bench.service, decide=patient))
     bench.settle(worker)
     assert len(bench.published(Added)) == 1, "not before its time"
-    bench.clock.advance(Later.after_s)
+    bench.clock.advance(Later.after_s * 1.25)
     bench.settle(worker)
     assert [(added.reference, added.total) for added in bench.published(Added)] == [
         ("before", 1),

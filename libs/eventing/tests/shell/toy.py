@@ -19,6 +19,7 @@ from crossdock_eventing.clock import ManualClock, SystemClock
 from crossdock_eventing.codec import Codec
 from crossdock_eventing.envelope import headers, wrap
 from crossdock_eventing.keyvalue import KeyValue, MemoryKeyValue
+from crossdock_eventing.limits import Limits
 from crossdock_eventing.registry import MemoryRegistry
 from crossdock_eventing.service import Answer, Service
 from crossdock_eventing.worker import Pace, Worker
@@ -312,12 +313,18 @@ def prepare(admin: Admin, name: str) -> None:
             ),
             TopicSpec(names.changelog_topic(name), PARTITIONS, configs=compact),
             TopicSpec(names.dead_letter_topic(name), PARTITIONS),
+            TopicSpec(names.retry_topic(name), PARTITIONS),
+            TopicSpec(names.replays_topic(name), PARTITIONS),
             TopicSpec(names.journal_topic(name), PARTITIONS),
         ]
     )
     admin.initialise_group(
         names.group(name),
-        {TopicPartition(kind.TOPIC, p): 0 for kind in (Add, Payment) for p in range(PARTITIONS)},
+        {
+            TopicPartition(topic, number): 0
+            for topic in (Add.TOPIC, Payment.TOPIC, names.retry_topic(name))
+            for number in range(PARTITIONS)
+        },
     )
 
 
@@ -352,7 +359,7 @@ class Bench:
     def open_store(self, ordinal: int, partition: int) -> KeyValue:
         return self.disks.setdefault((ordinal, partition), MemoryKeyValue())
 
-    def worker(self, ordinal: int = 0, **pace: Any) -> Worker:
+    def worker(self, ordinal: int = 0, *, limits: Limits | None = None, **pace: Any) -> Worker:
         self.workers[ordinal] = Worker(
             self.service,
             broker=self.broker_of(ordinal),
@@ -361,6 +368,7 @@ class Bench:
             open_store=partial(self.open_store, ordinal),
             ordinal=ordinal,
             pace=Pace(**{"commit_interval_s": 0.0, **pace}),
+            limits=limits,
         )
         return self.workers[ordinal]
 

@@ -161,7 +161,8 @@ class Troubled(Bench):
                 assert stored == kept[number], f"store of partition {number}"
                 assert task.book() == books[number]
         offsets = self.admin.group_offsets(names.group(self.name))
-        ends = {TopicPartition(kind.TOPIC, n): 0 for kind in (Add, Payment) for n in range(PARTITIONS)}
+        inputs = (Add.TOPIC, Payment.TOPIC, names.retry_topic(self.name))
+        ends = {TopicPartition(topic, n): 0 for topic in inputs for n in range(PARTITIONS)}
         for record in self.records(Add.TOPIC):
             ends[TopicPartition(record.topic, record.partition)] = record.offset + 1
         assert offsets == ends

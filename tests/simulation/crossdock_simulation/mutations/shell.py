@@ -66,7 +66,7 @@ def _not_sought(original: Original) -> Original:
 def _letter_alone(
     self: Worker, batch: Any, task: Task, record: Record, *, code: str, detail: str, error: BaseException
 ) -> None:
-    self._outbox.dead_letter(record, task, code=code, detail=detail, error=error)
+    self._desk.reject(task, record, code=code, detail=detail, error=error)
     self._journal.rejected(task.partition, record.topic, record.offset, code)
     batch.touched[task.partition] = task
 
@@ -95,7 +95,7 @@ class _TypeByType(Outbox):
         self._events: list[tuple[Any, bytes, Meta, Any]] = []
 
     def publish(self, record: Any, meta: Meta, trace: Any) -> None:
-        if record.TOPIC in self._compacted:
+        if record.TOPIC in self.compacted:
             super().publish(record, meta, trace)
         else:
             self._events.append((record, record_key(record).encode(), meta, trace))
@@ -111,15 +111,15 @@ class _LettersLast(Outbox):
 
     def begin(self, producer: Producer, now: datetime) -> None:
         super().begin(producer, now)
-        self._letters: list[tuple[Record, Task, dict[str, Any]]] = []
+        self._letters: list[tuple[Record, int, dict[str, Any]]] = []
 
-    def dead_letter(self, record: Record, task: Task, **why: Any) -> None:
-        self._letters.append((record, task, why))
+    def dead_letter(self, record: Record, partition: int, **why: Any) -> None:
+        self._letters.append((record, partition, why))
 
     def finish(self, touched: Iterable[Task]) -> None:
         while self._letters:
-            record, task, why = self._letters.pop()
-            super().dead_letter(record, task, **why)
+            record, partition, why = self._letters.pop()
+            super().dead_letter(record, partition, **why)
         super().finish(touched)
 
 
@@ -306,7 +306,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         invariant=1,
         where=SHELL,
         about="a dead letter is written without moving past its message",
-        apply=replaced(Worker, "_dead_letter", _letter_alone),
+        apply=replaced(Worker, "_reject", _letter_alone),
     ),
     Mutation(
         name="dead-letter-unwritten",

@@ -37,7 +37,9 @@ class Probe:
     def watermarks(self, partition: TopicPartition) -> Watermarks:
         try:
             return self._ask(partition)
-        except BrokerUnavailable:
+        except BrokerUnavailable as silent:
+            if silent.code in _STALE_METADATA:
+                raise
             # A client that a starting broker told of no brokers knows none from then on (librdkafka issue 5301).
             self._client.close()
             self._client = ck.Consumer(self._conf)
