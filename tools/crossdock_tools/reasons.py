@@ -23,7 +23,7 @@ import typer
 from crossdock_tools.schemas.commands import JsonOption
 
 Severity = Literal["info", "warning", "error", "critical"]
-Remedy = Literal["retry", "edit", "migrate", "discard"]
+Remedy = Literal["retry", "edit", "discard"]
 
 DEAD_LETTER = "dead letter"
 PAGE = "docs/reason-codes.md"

@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 import fastavro
+from fastavro.read import SchemaResolutionError
 
 from crossdock_eventing.envelope import Headers, Meta, header
 from crossdock_eventing.registry import SchemaSource, UnknownSchema
@@ -89,6 +90,10 @@ class Codec:
     def decode(self, value: bytes | None, found: Headers = ()) -> tuple[Meta, Any]:
         """The envelope and the typed record. Raises Undecodable."""
         raw, kind = self._read(value, found)
+        if "meta" not in raw:
+            raise Undecodable(
+                "contract.unexpected_type", f"{kind.SCHEMA} has no envelope: it is a state, no event"
+            )
         return Meta.from_avro(raw["meta"]), kind.from_avro(raw)
 
     def decode_state(self, value: bytes) -> Any:
@@ -111,6 +116,8 @@ class Codec:
         body.seek(start)
         try:
             raw = fastavro.schemaless_reader(body, reader.writer_schema, reader.reader_schema)
+        except SchemaResolutionError as error:
+            raise Undecodable("contract.incompatible_schema", f"{reader.kind.SCHEMA}: {error}") from None
         except Exception as error:  # noqa: BLE001 - fastavro raises anything on hostile bytes; all mean the same
             raise Undecodable("contract.corrupt_body", f"{type(error).__name__}: {error}") from None
         if body.tell() != len(value):
@@ -155,7 +162,7 @@ class Codec:
             writer = json.loads(fetch())
         except UnknownSchema as error:
             raise Undecodable("contract.unknown_schema", str(error)) from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Undecodable(
                 "contract.unknown_schema", f"the registry's answer is no schema: {error}"
             ) from None

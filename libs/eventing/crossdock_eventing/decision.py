@@ -79,14 +79,14 @@ class Decider:
                 "contract.misrouted_key", f"the key does not belong to partition {record.partition}"
             )
         meta, command = self._codec.decode(record.value, record.headers)
+        if type(command) not in self._inputs:
+            return None  # before its key is asked for: `state_key` knows the inputs only
         try:
             key = record.key.decode() if self._service.state_key is None else self._service.state_key(command)
         except UnicodeDecodeError as error:
             raise Undecodable("contract.bad_key", str(error)) from error
         if "\0" in key:
             raise Undecodable("contract.bad_key", "a NUL divides the parts of the store's own keys")
-        if type(command) not in self._inputs:
-            return None
         return Message(key, command, Cause(meta.event_id, meta.correlation_id, meta.attributes))
 
     def answer_cause(self, key: str, caused_by: str) -> Cause:

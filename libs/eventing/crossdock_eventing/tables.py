@@ -15,7 +15,6 @@ import structlog
 
 from crossdock_eventing.broker.interface import Broker, Record, TopicPartition
 from crossdock_eventing.codec import Codec, Undecodable
-from crossdock_eventing.envelope import header
 from crossdock_eventing.plain import plain
 from crossdock_eventing.reading import batches_up_to
 
@@ -85,7 +84,7 @@ class Tables:
         """
         self.views = {name: TableView() for name in tables}
         self._codec = codec
-        self._by_type = {kind.SCHEMA.encode(): self.views[name] for name, kind in tables.items()}
+        self._kinds = {(kind.TOPIC, kind): self.views[name] for name, kind in tables.items()}
         self._by_topic = {kind.TOPIC: self.views[name] for name, kind in tables.items()}
         self._reader = broker.reader() if tables else None
         self._partitions: list[TopicPartition] = []
@@ -143,11 +142,12 @@ class Tables:
             if record.value is None:
                 self._by_topic[record.topic].put(key, None)
                 continue
-            view = self._by_type.get(
-                header(record.headers, "event_type") or b"", self._by_topic[record.topic]
-            )
             try:
-                view.put(key, self._codec.decode(record.value, record.headers)[1])
+                row = self._codec.decode(record.value, record.headers)[1]
+                view = self._kinds.get((record.topic, type(row)))
+                if view is None:
+                    raise Undecodable("contract.unexpected_type", f"{row.SCHEMA} is no row of {record.topic}")
+                view.put(key, row)
             except Undecodable as error:
                 # An older row that is known to be replaced would be worse than none: its reader is told of a miss.
                 self._by_topic[record.topic].put(key, None)

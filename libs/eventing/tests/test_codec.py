@@ -251,6 +251,7 @@ def test_an_id_or_a_guid_that_the_registry_does_not_know(codec: Codec) -> None:
     "answer",
     [
         "not JSON",
+        pytest.param("[" * 100_000, id="deeper than anybody reads"),
         '{"type":"record","name":"Graded","namespace":"codec","fields":[{"name":"a","type":"codec.Missing"}]}',
         '{"type":"record","name":"Graded","namespace":"codec","fields":3}',
     ],
@@ -280,7 +281,14 @@ def test_a_body_that_is_cut_or_followed_by_more(codec: Codec) -> None:
 def test_a_schema_that_does_not_resolve_to_ours(codec: Codec, registry: GuidRegistry) -> None:
     other = record_schema({"name": "sku", "type": "string"}, {"name": "units", "type": "string"})
     value = written_with(registry, other, {"meta": META.to_avro(), "sku": "S", "units": "many"})
-    assert code_of(codec, value) == "contract.corrupt_body"
+    assert code_of(codec, value) == "contract.incompatible_schema"
+    fewer = written_with(registry, record_schema(SKU), {"meta": META.to_avro(), "sku": "S"})
+    assert code_of(codec, fewer) == "contract.incompatible_schema"
+
+
+def test_a_state_is_no_event(codec: Codec) -> None:
+    """A record that was copied from a changelog has no envelope."""
+    assert code_of(codec, codec.encode_state(GradedState("TEE-M", 3))) == "contract.unexpected_type"
 
 
 def test_a_registry_that_is_away_condemns_no_record(codec: Codec, registry: GuidRegistry) -> None:

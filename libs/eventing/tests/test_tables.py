@@ -197,6 +197,16 @@ def test_a_row_that_cannot_be_read_replaces_the_older_one_by_nothing(topics: Top
     assert tables.views["stock"]("tee") == (Stock("tee", "be", 1),)
 
 
+@pytest.mark.parametrize("headers", [(), (("event_type", Stock.SCHEMA.encode()),)])
+def test_a_row_of_another_table_is_no_row_of_this_one(topics: TopicBench, headers: Any) -> None:
+    """The deciders would take it for what the table has, and find fields missing."""
+    topics.raw(Stock, "tee|mu", topics.codec.encode(Price("tee", "mu", 9), META), headers=headers)
+    tables = topics.tables()
+    tables.catch_up()
+    assert topics.unreadable == [Stock.TOPIC]
+    assert tables.views["stock"]("tee") == tables.views["prices"]("tee") == ()
+
+
 def test_misses_are_of_any_table_and_forgotten_on_request(topics: TopicBench) -> None:
     tables = topics.tables()
     assert not tables.missed()
