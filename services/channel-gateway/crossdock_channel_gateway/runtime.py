@@ -61,7 +61,7 @@ from crossdock_channel_gateway.publish import RETRY_AFTER_S, KafkaPublisher, Pub
 from crossdock_channel_gateway.settings import Settings
 from crossdock_eventing.clock import Clock
 from crossdock_eventing.codec import Codec
-from crossdock_eventing.registry import ConfluentRegistry, RegistryUnavailable, UnknownSchema
+from crossdock_eventing.registry import ConfluentRegistry, RegistryUnavailable, SchemaSource, UnknownSchema
 
 log = structlog.get_logger()
 
@@ -96,6 +96,16 @@ INTAKE = (
     SettlementDeclared,
 )
 _RETRY_S = 2.0
+
+
+def outbound_decoder(registry: SchemaSource) -> Codec:
+    """Reads what is carried out and nothing else: another type under such a header is undecodable, not a fault of ours."""
+    return Codec(registry, written=(), read=OUTBOUND)
+
+
+def availability_decoder(registry: SchemaSource) -> Codec:
+    """Reads rows of the availability table and nothing else."""
+    return Codec(registry, written=(), read=(SalableStock,))
 
 
 class LatePublisher:
@@ -151,31 +161,25 @@ class Runtime:
             self.failed.set()
 
     async def _work(self) -> None:
-        codec = await self._codec()
+        registry = ConfluentRegistry(self.settings.schema_registry_url)
+        codec = await self._encoder(registry)
         self._producer = await self._connected()
         self._publisher.ready = KafkaPublisher(
             self._producer, codec, self._clock, timeout_s=self.settings.publish_timeout_s
         )
         log.info("gateway.connected")
         async with asyncio.TaskGroup() as parts:
-            parts.create_task(_again(lambda: self._read_availability(codec)))
+            parts.create_task(_again(lambda: self._read_availability(registry)))
             if self.settings.outbound:
                 producer = self._producer
-                parts.create_task(_again(lambda: self._carry_out(codec, producer)))
+                parts.create_task(_again(lambda: self._carry_out(registry, producer)))
 
-    async def _codec(self) -> Codec:
-        """The codec with every schema id, once the registry answers."""
-
-        def build() -> Codec:
-            return Codec(
-                ConfluentRegistry(self.settings.schema_registry_url),
-                written=[(kind, kind.TOPIC) for kind in INTAKE],
-                read=(*OUTBOUND, SalableStock),
-            )
-
+    async def _encoder(self, registry: SchemaSource) -> Codec:
+        """The codec with the id of every schema that is written, once the registry answers."""
+        written = [(kind, kind.TOPIC) for kind in INTAKE]
         while True:
             try:
-                return await asyncio.to_thread(build)
+                return await asyncio.to_thread(lambda: Codec(registry, written=written, read=()))
             except (RegistryUnavailable, UnknownSchema) as error:
                 log.warning("gateway.waits_for_registry", detail=str(error))
                 await asyncio.sleep(_RETRY_S)
@@ -193,10 +197,10 @@ class Runtime:
             else:
                 return producer
 
-    async def _read_availability(self, codec: Codec) -> None:
-        await read_availability(self.settings.bootstrap_servers, codec, self._table)
+    async def _read_availability(self, registry: SchemaSource) -> None:
+        await read_availability(self.settings.bootstrap_servers, availability_decoder(registry), self._table)
 
-    async def _carry_out(self, codec: Codec, producer: LastingProducer) -> None:
+    async def _carry_out(self, registry: SchemaSource, producer: LastingProducer) -> None:
         timeout = aiohttp.ClientTimeout(total=self.settings.call_timeout_s)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             caller = HttpCaller(
@@ -214,7 +218,7 @@ class Runtime:
                 backoff_initial_s=self.settings.backoff_initial_s,
                 backoff_max_s=self.settings.backoff_max_s,
             )
-            handler = Handler(codec, courier, KafkaDeadLetters(producer), self._metrics)
+            handler = Handler(outbound_decoder(registry), courier, KafkaDeadLetters(producer), self._metrics)
             source = KafkaSource(self.settings.bootstrap_servers, ordinal=self.settings.ordinal)
             outbound = Outbound(source, handler, self._metrics, lanes=self.settings.lanes_max)
             try:

@@ -33,17 +33,21 @@ from crossdock_canonical.records import (
     ReturnDeclined,
     ReturnExpected,
     ReturnLine,
+    SalableStock,
     ShippedLine,
     VoidPayment,
     WarehouseLine,
 )
 from crossdock_canonical.records.common import FulfilledBy
+from crossdock_channel_gateway.availability import AvailabilityTable
 from crossdock_channel_gateway.courier import Away, Courier, Done, HttpCaller, Never
 from crossdock_channel_gateway.effects import OUTBOUND, Effect, effect_of
 from crossdock_channel_gateway.intake import Intake
+from crossdock_channel_gateway.kafka import _take_row
 from crossdock_channel_gateway.metrics import Metrics
 from crossdock_channel_gateway.outbound import Handler, Outbound, Window
 from crossdock_channel_gateway.problem import Unavailable
+from crossdock_channel_gateway.runtime import availability_decoder, outbound_decoder
 from crossdock_channel_gateway.translate.shopify import Policy, translate
 from crossdock_eventing.broker.interface import Record, TopicPartition
 from crossdock_eventing.codec import Codec
@@ -55,7 +59,9 @@ NOW = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
 ORDER = OrderId("6f1f2f6e-3f0b-5a57-9c2e-1f5c53f0a001")
 EUR = Money(minor=1999, currency="EUR")
 LINES = (WarehouseLine(line_id=LineId("1"), sku=Sku("MUG"), units=2),)
-CODEC = Codec(MemoryRegistry(), written=[(kind, kind.TOPIC) for kind in OUTBOUND], read=OUTBOUND)
+REGISTRY = MemoryRegistry()
+CODEC = Codec(REGISTRY, written=[(kind, kind.TOPIC) for kind in (*OUTBOUND, SalableStock)], read=())
+SALABLE = SalableStock(sku=Sku("MUG"), channel="shopify", units=3, version=7, as_of=NOW)
 
 
 def capture(reference: str = "c/1", order: str = ORDER) -> CapturePayment:
@@ -546,7 +552,7 @@ class Bench:
         self.letters = Letters()
         self.outbound = Outbound(
             self.source,
-            Handler(CODEC, courier(self.systems), self.letters, Metrics()),
+            Handler(outbound_decoder(REGISTRY), courier(self.systems), self.letters, Metrics()),
             Metrics(),
             lanes=lanes,
         )
@@ -623,6 +629,28 @@ async def test_a_record_that_cannot_be_read_is_a_dead_letter() -> None:
     assert record.value == b"garbage"
     assert header(found, ERROR_CODE) == b"contract.bad_framing"
     assert bench.source.committed == {PAYMENTS: 2}
+
+
+async def test_a_record_of_another_type_under_a_header_of_ours_is_a_dead_letter() -> None:
+    bench = Bench()
+    meta = wrap(SALABLE, causation_id="c", correlation_id="c", now=NOW, source="test", attributes={})
+    stray = written(capture(), 0)._replace(value=CODEC.encode(SALABLE, meta))
+    bench.source.add(stray, written(capture("c1"), 1))
+    await bench.steps(5)
+    ((_, _, found),) = bench.letters.written
+    assert header(found, ERROR_CODE) == b"contract.unexpected_type"
+    assert bench.source.committed == {PAYMENTS: 2}
+
+
+def test_an_availability_row_that_is_none_takes_the_older_one_away() -> None:
+    table, decoder = AvailabilityTable(), availability_decoder(REGISTRY)
+    meta = wrap(SALABLE, causation_id="c", correlation_id="c", now=NOW, source="test", attributes={})
+    row = written(capture(), 0)._replace(key=b"MUG|shopify", value=CODEC.encode(SALABLE, meta))
+    for stray in (written(capture(), 1).value, b"garbage", None):
+        _take_row(row, decoder, table)
+        assert table.find("MUG", "shopify") == SALABLE
+        _take_row(row._replace(value=stray), decoder, table)
+        assert table.find("MUG", "shopify") is None
 
 
 async def test_what_was_there_before_us_is_looked_up_and_what_came_after_is_not() -> None:
