@@ -14,6 +14,7 @@ from crossdock_tools import simulate as simulating
 from crossdock_tools import trace as tracing
 from crossdock_tools.chaos import command as disturbing
 from crossdock_tools.dead_letters import command as dead_letters
+from crossdock_tools.dead_letters.errors import DeadLetterError
 from crossdock_tools.demo import command as demonstrating
 from crossdock_tools.replaying import command as replaying
 from crossdock_tools.schemas import commands as schemas
@@ -85,7 +86,7 @@ def anticipated() -> tuple[type[Exception], ...]:
         auditing.AuditError,
         replaying.ReplayError,
         LedgerError,
-        dead_letters.DeadLetterError,
+        DeadLetterError,
         reasons.ReasonError,
         simulating.SimulationError,
         DemoError,

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from crossdock_eventing import names
-from crossdock_eventing.broker.interface import Record
+from crossdock_eventing.broker.interface import Broker, Record
 from crossdock_eventing.envelope import header
 from crossdock_tools.cluster import Cluster, reachable_cluster
 from crossdock_tools.schemas.commands import DemoOption, JsonOption, repository
 from crossdock_tools.schemas.contracts import Repository
 from crossdock_tools.topic_reader import Entry, TopicReader
+
+if TYPE_CHECKING:
+    from crossdock_eventing.registry import SchemaSource
 
 
 class TraceError(Exception):
@@ -82,22 +85,29 @@ def follow(
         order_id = find_order(intake.entries(), ref=ref, channel=channel)
     finally:
         intake.close()
+    return order_id, *life(broker, registry, found, order_id)
+
+
+def life(
+    broker: Broker, registry: SchemaSource, found: Repository, thread: str
+) -> tuple[list[Step], list[str]]:
+    """The events of one thread (an order, a settlement) in causal order, and its dead letters."""
     services = {service for topic in found.topics.values() for service in topic.consumers}
     everything = TopicReader(broker, registry, [*found.topics])
     given_up = TopicReader(
         broker, registry, [names.dead_letter_topic(service) for service in sorted(services)]
     )
     try:
-        steps = tell(everything.entries(correlation_id=order_id))
+        steps = tell(everything.entries(correlation_id=thread))
         letters = [
             _letter(record)
             for record in given_up.records()
-            if header(record.headers, "correlation_id") == order_id.encode()
+            if header(record.headers, "correlation_id") == thread.encode()
         ]
     finally:
         everything.close()
         given_up.close()
-    return order_id, steps, letters
+    return steps, letters
 
 
 def find_order(intake: Iterable[Entry], *, ref: str, channel: str | None) -> str:
@@ -235,12 +245,16 @@ def _as_dict(step: Step) -> dict[str, Any]:
 def _print(order_id: str, steps: list[Step], letters: list[str]) -> None:
     """One line an event: a terminal wraps a long line legibly, which it does not do for a table's cells."""
     print(f"order {order_id}; times in UTC, + is the delay in ms since the cause")
-    for step in steps:
-        delay = "" if step.delay_ms is None else f"{step.delay_ms:+.0f}"
-        where = f"{step.topic}[{step.partition}]@{step.offset}"
-        print(
-            f"{step.recorded_at[11:23]} {delay:>7}  {step.service:<22} {step.event:<22} {where}  {step.summary}".rstrip()
-        )
+    for line in lines(steps):
+        print(line)
     for letter in letters:
         print(f"dead letter: {letter}")
     print(f"{len(steps)} events, {len(letters)} dead letters")
+
+
+def lines(steps: Iterable[Step]) -> Iterator[str]:
+    """The steps for people."""
+    for step in steps:
+        delay = "" if step.delay_ms is None else f"{step.delay_ms:+.0f}"
+        where = f"{step.topic}[{step.partition}]@{step.offset}"
+        yield f"{step.recorded_at[11:23]} {delay:>7}  {step.service:<22} {step.event:<22} {where}  {step.summary}".rstrip()

@@ -32,6 +32,7 @@ from crossdock_tools.audit.auditor import Auditor
 from crossdock_tools.audit.books import NO_BOOKS, Books
 from crossdock_tools.audit.report import Check, Report
 from crossdock_tools.dead_letters import command as dead_letters
+from crossdock_tools.dead_letters import replay_command
 from crossdock_tools.schemas.contracts import Repository
 from crossdock_tools.topics import apply_catalogue, group_inputs
 
@@ -274,7 +275,7 @@ def crossdock(
     def reachable(**_: object) -> Iterator[MemoryCluster]:
         yield cluster
 
-    for module in (auditing, dead_letters, trace):
+    for module in (auditing, dead_letters, replay_command, trace):
         monkeypatch.setattr(module, "reachable_cluster", reachable)
     monkeypatch.setenv("COLUMNS", "200")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 import traceback
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from crossdock_eventing.broker.interface import Headers, Record
 
@@ -19,11 +20,15 @@ ATTEMPT = "crossdock-attempt"
 PARKED_BY = "crossdock-parked-by"
 
 _DIGITS_MAX = 19  # of an int64
+_INT32, _INT64 = struct.Struct(">i"), struct.Struct(">q")
+_SPRING_PARTITION, _SPRING_OFFSET = "kafka_dlt-original-partition", "kafka_dlt-original-offset"
 _SPRING_NUMBERS = {
-    "kafka_dlt-original-partition": struct.Struct(">i"),
-    "kafka_dlt-original-offset": struct.Struct(">q"),
-    "kafka_dlt-original-timestamp": struct.Struct(">q"),
+    _SPRING_PARTITION: _INT32,
+    _SPRING_OFFSET: _INT64,
+    "kafka_dlt-original-timestamp": _INT64,
 }
+#: What names of headers begin with that are written when a record is given up on.
+_ADDED = ("kafka_dlt-", "__connect.errors.", "__streams.errors.", ERROR_CODE, ATTEMPT, PARKED_BY)
 
 _MESSAGE_BYTES_MAX = 2_000
 _STACK_BYTES_MAX = 8_000
@@ -129,6 +134,10 @@ _DIALECTS = (
 )
 
 
+_TOPICS = frozenset(each.topic for each in _DIALECTS)
+_FOREIGN_TOPICS = _TOPICS - {_DIALECTS[0].topic}
+
+
 def read_dead_letter(headers: Headers) -> DeadLetter:
     """The reason that the headers carry, by whichever writer; all None for a record that is no dead letter.
 
@@ -159,6 +168,52 @@ def read_dead_letter(headers: Headers) -> DeadLetter:
         stack_trace=text(dialect.stack_trace),
         attempt=number(ATTEMPT),
     )
+
+
+class Outline(NamedTuple):
+    """The little of a dead letter that is read of each of a hundred thousand. `kind`: the record type, as bytes; b"" if unsaid."""
+
+    code: str | None
+    topic: str | None
+    partition: int | None
+    offset: int | None
+    correlation_id: str
+    kind: bytes
+
+
+def outline(headers: Headers) -> Outline:
+    """As `read_dead_letter`, quick for letters of ours."""
+    last = dict(headers)
+    code, place, at = last.get(ERROR_CODE), last.get(_SPRING_PARTITION, b""), last.get(_SPRING_OFFSET, b"")
+    thread, kind = last.get("correlation_id", b"").decode(errors="replace"), last.get("event_type", b"")
+    if (
+        code is None
+        or len(place) != _INT32.size
+        or len(at) != _INT64.size
+        or not _FOREIGN_TOPICS.isdisjoint(last)
+    ):
+        letter = read_dead_letter(headers)
+        return Outline(letter.code, letter.topic, letter.partition, letter.offset, thread, kind)
+    topic = last.get(_DIALECTS[0].topic)
+    return Outline(
+        _text(code),
+        None if topic is None else _text(topic),
+        _INT32.unpack(place)[0],
+        _INT64.unpack(at)[0],
+        thread,
+        kind,
+    )
+
+
+def is_ours(headers: Headers) -> bool:
+    """Whether one of our services wrote this letter, and nobody else after it."""
+    last = max((place for place, (name, _) in enumerate(headers) if name in _TOPICS), default=-1)
+    return any(name == PARKED_BY for name, _ in headers[last + 1 :])
+
+
+def original_headers(headers: Headers) -> Headers:
+    """The headers that the record had before anybody gave up on it."""
+    return tuple(each for each in headers if not each[0].startswith(_ADDED))
 
 
 def readable_headers(headers: Headers) -> list[tuple[str, str | int]]:

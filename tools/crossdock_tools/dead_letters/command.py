@@ -1,291 +1,222 @@
-"""`crossdock dlt`: what the services gave up on, read from the dead-letter topics. Nothing is changed.
+"""`crossdock dlt`, the commands that look and change nothing: list, show, history, verify. Mounted by `main`.
 
-`list` says how much of what lies there and for how long; `show` tells one letter in full: payload, original coordinates, headers,
-reason. What the headers mean is `crossdock_eventing.deadletter`'s to know; letters of other writers are understood as well.
+Those that plan and replay are in `replay_command`, and mounted here beside them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from crossdock_eventing import names
-from crossdock_eventing.broker.interface import Broker, Reader, Record, TopicPartition
 from crossdock_eventing.clock import SystemClock
-from crossdock_eventing.deadletter import read_dead_letter, readable_headers
-from crossdock_tools.cluster import reachable_cluster
+from crossdock_tools.cluster import Cluster, reachable_cluster
+from crossdock_tools.dead_letters import narration, replay_command
+from crossdock_tools.dead_letters.errors import DeadLetterError
 from crossdock_tools.schemas.commands import DemoOption, JsonOption, repository
-from crossdock_tools.topic_reader import TopicReader
-from crossdock_tools.topics import group_inputs
 
-if TYPE_CHECKING:
-    from crossdock_eventing.registry import SchemaSource
+app = typer.Typer(
+    help=(
+        "Look at what the services gave up on, and replay it under proof. "
+        "In this order: list, show, plan, run --dry-run, run, certificate."
+    ),
+    no_args_is_help=True,
+)
+app.command()(replay_command.plan)
+app.command()(replay_command.run)
+app.command()(replay_command.certificate)
 
-app = typer.Typer(help="Look at what the services gave up on.", no_args_is_help=True)
-
-_WINDOW = 16
-_POLL_S = 0.1
-_POLL_MAX = 1_000
-
-
-class DeadLetterError(Exception):
-    """There is no such service or letter; the text says what there is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Letters of one service, reason and original topic. Times are when they were given up on, ms since the epoch."""
-
-    service: str
-    code: str
-    topic: str
-    count: int
-    oldest_ms: int
-    newest_ms: int
+ServiceOption = Annotated[str | None, typer.Option(help="Only what this service gave up on.")]
+TopicOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--topic", help="A dead-letter topic of another writer (Spring, Connect, Streams); may be repeated."
+    ),
+]
 
 
 @app.command(name="list")
 def list_letters(
-    service: Annotated[str | None, typer.Option(help="Only what this service gave up on.")] = None,
+    service: ServiceOption = None,
+    topic: TopicOption = None,
+    by: Annotated[
+        str, typer.Option(help="What to group by, comma-separated: service, code, topic, age.")
+    ] = "service,code,topic",
     demo: DemoOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Group the dead letters by service, reason and original topic: how many, the oldest and the newest."""
-    by_topic = {names.dead_letter_topic(each): each for each in _services(service)}
+    """Group the dead letters: how many, since when, what of it is parked still, orders and money at stake.
+
+    What waits behind a rejected message of its key is counted with it. The money at stake is, of each order, the largest amount
+    that its parked messages name.
+    """
+    from crossdock_tools.dead_letters.groups import COLUMNS, grouped
+    from crossdock_tools.dead_letters.groups import as_json as group_as_json
+    from crossdock_tools.dead_letters.letters import partitions_of
+    from crossdock_tools.dead_letters.payloads import Payloads
+    from crossdock_tools.dead_letters.replays import ReplayReader, settled
+    from crossdock_tools.dead_letters.services import consuming, parking
+    from crossdock_tools.topic_reader import TopicReader
+
+    columns = by.split(",")
+    if wrong := [each for each in columns if each not in COLUMNS]:
+        raise DeadLetterError(f"there is no grouping by {', '.join(wrong)}: choose of {', '.join(COLUMNS)}")
+    services = consuming(service) if service is not None or not topic else []
+    owners = {names.dead_letter_topic(each): each for each in services} | {each: each for each in topic or ()}
+    parks = frozenset(parking(None)) & {*services}
     with reachable_cluster(demo=demo) as cluster:
-        reader = TopicReader(cluster.broker(), cluster.registry(), list(by_topic))
+        broker, registry = cluster.broker(), cluster.registry()
+        for each in owners:
+            partitions_of(broker, each)
+        replays = ReplayReader(broker, registry, parks)
+        letters = TopicReader(broker, registry, list(owners))
         try:
-            found = groups(reader.records(), by_topic)
+            gone = settled(replays.entries())
+            found = grouped(
+                letters.records(),
+                services=owners,
+                parking=parks,
+                gone=gone,
+                by=columns,
+                now=SystemClock().now(),
+            )
         finally:
-            reader.close()
+            letters.close()
+            replays.close()
+        payloads = Payloads(registry)
+        for group in found:
+            group.weigh(payloads)
     if as_json:
-        print(json.dumps([_group_as_json(each) for each in found], indent=1))
+        print(json.dumps([group_as_json(each, columns) for each in found], indent=1))
     else:
-        _print_groups(found, SystemClock().now())
+        narration.groups(found, columns, SystemClock().now())
 
 
 @app.command()
 def show(
-    service: Annotated[str, typer.Option(help="The service that gave up.")],
-    partition: Annotated[int | None, typer.Option(help="Partition of its dead-letter topic.")] = None,
+    service: Annotated[str | None, typer.Option(help="The service that gave up.")] = None,
+    topic: Annotated[str | None, typer.Option(help="Or the dead-letter topic of another writer.")] = None,
+    key: Annotated[str | None, typer.Option(help="The letter of this key.")] = None,
+    partition: Annotated[int | None, typer.Option(help="Partition of the dead-letter topic.")] = None,
     offset: Annotated[int | None, typer.Option(help="Offset there; default: the newest letter.")] = None,
+    trace: Annotated[
+        bool, typer.Option(help="Tell the life of the order that it belongs to; reads all topics.")
+    ] = True,
     demo: DemoOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell one dead letter in full: payload, original coordinates, headers, error and stack trace."""
-    [known] = _services(service)
+    """Tell one dead letter in full: payload, where it was, error and stack, the key's parked queue, the order's life."""
+    from crossdock_tools.dead_letters.letters import find, find_key, tell
+    from crossdock_tools.dead_letters.services import consuming
+
+    if (service is None) == (topic is None):
+        raise DeadLetterError("say whose letter: either --service or --topic")
+    if key is not None and (partition is not None or offset is not None):
+        raise DeadLetterError("--key finds the letter by itself: leave out --partition and --offset")
+    known = None if service is None else consuming(service)[0]
+    source = topic or names.dead_letter_topic(known or "")
     with reachable_cluster(demo=demo) as cluster:
-        record = find(cluster.broker(), known, partition=partition, offset=offset)
-        told = tell(record, cluster.registry())
+        broker, registry = cluster.broker(), cluster.registry()
+        if key is not None:
+            record = find_key(broker, registry, source, key)
+        else:
+            record = find(broker, source, partition=partition, offset=offset)
+        told = tell(record, registry)
+        told["reason"] = _reason(told["code"])
+        told["parked"] = _queue(cluster, known, record.partition, record.key)
+        told["trace"] = _life(cluster, told) if trace else None
     if as_json:
         print(json.dumps(told, indent=1, ensure_ascii=False, default=str))
     else:
-        _print_letter(told)
+        narration.letter(told)
 
 
-def groups(letters: Iterable[Record], service_of: dict[str, str]) -> list[Group]:
-    """The letters grouped, oldest group first. `service_of`: dead-letter topic -> service."""
-    found: dict[tuple[str, str, str], Group] = {}
-    for record in letters:
-        letter = read_dead_letter(record.headers)
-        key = (service_of[record.topic], letter.code or "?", letter.topic or "?")
-        stamp = record.timestamp_ms
-        group = found.get(key, Group(*key, count=0, oldest_ms=stamp, newest_ms=stamp))
-        found[key] = replace(
-            group,
-            count=group.count + 1,
-            oldest_ms=min(group.oldest_ms, stamp),
-            newest_ms=max(group.newest_ms, stamp),
-        )
-    return sorted(found.values(), key=lambda group: (group.oldest_ms, group.service, group.code, group.topic))
+@app.command()
+def history(
+    service: Annotated[str | None, typer.Option(help="Only replays of this service.")] = None,
+    demo: DemoOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell every replay, plan by plan: operator, reason, when, and what became of the messages."""
+    from crossdock_tools.dead_letters.history import told
+    from crossdock_tools.dead_letters.replays import ReplayReader
+    from crossdock_tools.dead_letters.services import parking
 
-
-def find(broker: Broker, service: str, *, partition: int | None = None, offset: int | None = None) -> Record:
-    """The letter at the coordinates in the service's dead-letter topic; without an offset the newest one.
-
-    Raises DeadLetterError naming what there is.
-    """
-    topic = names.dead_letter_topic(service)
-    admin = broker.admin()
-    count = admin.partitions(topic)
-    admin.close()
-    if partition is not None and not 0 <= partition < count:
-        raise DeadLetterError(f"{topic} has partitions 0 to {count - 1}, not {partition}")
-    if offset is not None and partition is None:
-        raise DeadLetterError("an offset needs its partition: add --partition")
-    reader = broker.reader()
-    try:
-        if partition is not None and offset is not None:
-            return _at(reader, TopicPartition(topic, partition), offset)
-        numbers = range(count) if partition is None else [partition]
-        last = [_newest(reader, TopicPartition(topic, number)) for number in numbers]
-        found = [record for record in last if record is not None]
-        if not found:
-            raise DeadLetterError(
-                f"{topic} is empty" + ("" if partition is None else f" in partition {partition}")
-            )
-        return max(found, key=lambda record: (record.timestamp_ms, record.partition))
-    finally:
-        reader.close()
-
-
-def tell(record: Record, registry: SchemaSource) -> dict[str, Any]:
-    """Everything about one letter as plain values.
-
-    payload: the decoded record with its envelope; None for a tombstone and for bytes that cannot be decoded, which stand in
-    `payload_hex`, with why in `payload_problem`.
-    """
-    from crossdock_canonical.records import BY_NAME
-    from crossdock_eventing.codec import Codec, Undecodable
-    from crossdock_eventing.registry import RegistryUnavailable
-
-    letter = read_dead_letter(record.headers)
-    payload, problem, kind = None, None, None
-    if record.value is not None:
+    with reachable_cluster(demo=demo) as cluster:
+        reader = ReplayReader(cluster.broker(), cluster.registry(), parking(service))
         try:
-            meta, body = Codec(registry, written=(), read=BY_NAME.values()).decode(
-                record.value, record.headers
-            )
-            payload, kind = {"meta": meta.to_avro(), **body.to_avro()}, type(body).SCHEMA
-        except (Undecodable, RegistryUnavailable) as error:
-            problem = str(error)
-    return {
-        "dead_letter": {
-            "topic": record.topic,
-            "partition": record.partition,
-            "offset": record.offset,
-            "at": _moment(record.timestamp_ms),
-        },
-        "original": {
-            "topic": letter.topic,
-            "partition": letter.partition,
-            "offset": letter.offset,
-            "at": None if letter.timestamp_ms is None else _moment(letter.timestamp_ms),
-        },
-        "key": None if record.key is None else record.key.decode(errors="backslashreplace"),
-        "code": letter.code,
-        "given_up_by": letter.given_up_by,
-        "attempt": letter.attempt,
-        "error_class": letter.error_class,
-        "message": letter.message,
-        "record_type": kind,
-        "payload": payload,
-        "payload_problem": problem,
-        "payload_hex": record.value.hex() if problem is not None and record.value is not None else None,
-        "headers": [list(pair) for pair in readable_headers(record.headers)],
-        "stack_trace": letter.stack_trace,
-    }
-
-
-def _services(wanted: str | None) -> list[str]:
-    known = sorted(group_inputs(repository(None)))
-    if wanted is None:
-        return known
-    if wanted not in known:
-        raise DeadLetterError(f"no service {wanted!r} consumes anything; known are {', '.join(known)}")
-    return [wanted]
-
-
-def _at(reader: Reader, partition: TopicPartition, offset: int) -> Record:
-    low, high = reader.watermarks(partition)
-    if low <= offset < high:
-        reader.assign({partition: offset})
-        while reader.position(partition) <= offset:
-            for record in reader.poll(1, _POLL_S):
-                if record.offset == offset:
-                    return record
-    raise DeadLetterError(
-        f"no letter at {partition.topic}[{partition.partition}]@{offset}; the log has offsets {low} to {high - 1}, with gaps"
-        if high > low
-        else f"{partition.topic} is empty in partition {partition.partition}"
-    )
-
-
-def _newest(reader: Reader, partition: TopicPartition) -> Record | None:
-    """The last letter of a partition: the log ends in markers, so look in windows that grow backwards."""
-    low, high = reader.watermarks(partition)
-    window = _WINDOW
-    while True:
-        start = max(low, high - window)
-        last = None
-        reader.assign({partition: start})
-        while reader.position(partition) < high:
-            for record in reader.poll(_POLL_MAX, _POLL_S):
-                last = record
-        if last is not None or start == low:
-            return last
-        window *= _WINDOW
-
-
-def _moment(stamp_ms: int) -> str:
-    return (datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=stamp_ms)).isoformat(
-        timespec="milliseconds"
-    )
-
-
-def _group_as_json(group: Group) -> dict[str, Any]:
-    return {
-        "service": group.service,
-        "code": group.code,
-        "topic": group.topic,
-        "count": group.count,
-        "oldest": _moment(group.oldest_ms),
-        "newest": _moment(group.newest_ms),
-    }
-
-
-def _print_groups(found: list[Group], now: datetime) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Dead letters", title_justify="left")
-    for column in ("service", "code", "original topic", "count", "oldest", "newest (UTC)"):
-        table.add_column(
-            column, justify="right" if column in ("count", "oldest") else "left", overflow="fold"
-        )
-    for group in found:
-        age = now - datetime.fromtimestamp(group.oldest_ms / 1000, UTC)
-        newest = _moment(group.newest_ms)[:19].replace("T", " ")
-        table.add_row(group.service, group.code, group.topic, f"{group.count:,}", _age(age), newest)
-    console = Console()
-    if found:
-        console.print(table)
-    console.print(f"{sum(group.count for group in found):,} dead letters in {len(found)} groups")
-
-
-def _age(age: timedelta) -> str:
-    seconds = max(0, int(age.total_seconds()))
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
-
-
-def _print_letter(told: dict[str, Any]) -> None:
-    where, original = told["dead_letter"], told["original"]
-    print(f"{where['topic']}[{where['partition']}]@{where['offset']}  {where['at']}")
-    print(
-        f"original     {original['topic']}[{original['partition']}]@{original['offset']}  {original['at'] or ''}".rstrip()
-    )
-    for label, name in (("key", "key"), ("code", "code"), ("given up by", "given_up_by"), ("attempt", "attempt"),
-                        ("error", "error_class"), ("message", "message")):  # fmt: skip
-        if told[name] is not None:
-            print(f"{label:<13}{told[name]}")
-    print("\nheaders")
-    for name, value in told["headers"]:
-        if value != told["stack_trace"]:
-            print(f"  {name}: {value}")
-    if told["payload"] is not None:
-        print(f"\npayload ({told['record_type']})")
-        print(json.dumps(told["payload"], indent=1, ensure_ascii=False, default=str))
-    elif told["payload_problem"] is not None:
-        print(f"\npayload ({told['payload_problem']})\n{told['payload_hex']}")
+            past = told(reader.entries())
+        finally:
+            reader.close()
+    if as_json:
+        print(json.dumps([each.to_json() for each in past], indent=1))
     else:
-        print("\npayload (a tombstone)")
-    if told["stack_trace"]:
-        print(f"\nstack trace\n{told['stack_trace'].rstrip()}")
+        narration.past(past)
+
+
+@app.command()
+def verify(
+    service: Annotated[str | None, typer.Option(help="Only the replays of this service.")] = None,
+    demo: DemoOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Walk the hash chain of every partition of the replays; exit 1 and name the first altered or missing entry."""
+    from crossdock_tools.dead_letters.chain import walk
+    from crossdock_tools.dead_letters.services import parking, required_topics
+
+    links = []
+    with reachable_cluster(demo=demo) as cluster:
+        broker = cluster.broker()
+        for each in parking(service):
+            required_topics(broker, each)
+            links += walk(broker, cluster.registry(), each)
+    if as_json:
+        print(json.dumps([each.to_json() for each in links], indent=1))
+    else:
+        narration.chains(links)
+    if any(link.broken for link in links):
+        raise typer.Exit(1)
+
+
+def _reason(code: str | None) -> dict[str, Any] | None:
+    """What the catalogue of reasons says of a code."""
+    from crossdock_tools.reasons import reason
+
+    found = None if code is None else reason(code)
+    if found is None:
+        return None
+    return {
+        "owner": found.owner,
+        "severity": found.severity,
+        "meaning": found.meaning,
+        "action": found.action,
+    }
+
+
+def _queue(cluster: Cluster, service: str | None, partition: int, key: bytes | None) -> dict[str, Any] | None:
+    """The parked queue of the letter's key; None when nothing is parked under it."""
+    from crossdock_eventing.parking.formats import key_text
+    from crossdock_tools.dead_letters.changelog import read_changelog
+    from crossdock_tools.dead_letters.queues import queue_as_json
+    from crossdock_tools.dead_letters.services import parking
+
+    if service is None or not key or service not in parking(None):
+        return None
+    wanted = key_text(key)
+    found = read_changelog(cluster.broker(), service, partitions=[partition], wanted=wanted.__eq__)
+    parked = found.parked.get(wanted)
+    return None if parked is None else queue_as_json(parked)
+
+
+def _life(cluster: Cluster, told: dict[str, Any]) -> list[str] | None:
+    """The events of the thread that the letter belongs to; None when it names none."""
+    from crossdock_tools import trace as tracing
+
+    meta = (told["payload"] or {}).get("meta", {})
+    thread = dict(told["headers"]).get("correlation_id") or meta.get("correlation_id")
+    if not thread:
+        return None
+    steps, _ = tracing.life(cluster.broker(), cluster.registry(), repository(None), str(thread))
+    return list(tracing.lines(steps))

@@ -23,8 +23,8 @@ def worth(fields: Mapping[str, Any]) -> tuple[str, int] | None:
         match fields.get(name):
             case {"minor": int(minor), "currency": str(currency)}:
                 return currency, minor
-    currency = fields.get("currency")
-    if not isinstance(currency, str) or not currency:
+    currency = str(fields.get("currency") or "")
+    if not currency:
         return None
     for name in ("amount_minor", "declared_minor", "sum_minor"):
         if isinstance(fields.get(name), int):
