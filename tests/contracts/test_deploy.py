@@ -12,7 +12,7 @@ import pytest
 
 from crossdock_eventing import names
 from crossdock_eventing.broker.confluent import ConfluentBroker
-from crossdock_eventing.broker.interface import Admin, Broker, TopicPartition
+from crossdock_eventing.broker.interface import RECORD_BYTES_MAX, Admin, Broker, TopicPartition
 from crossdock_eventing.broker.memory import MemoryBroker
 from crossdock_tools.schemas.contracts import ContractError, Repository, find_schemas
 from crossdock_tools.schemas.register import register_all, subject_of
@@ -54,7 +54,7 @@ def admin(broker: Broker) -> Iterator[Admin]:
 
 def test_topics_are_created_as_the_catalogue_says(small_catalogue: Small, admin: Admin) -> None:
     report = apply_catalogue(small_catalogue.repository, admin)
-    assert report == {"created": 6, "existing": 0, "groups": 1}
+    assert report == {"created": 7, "existing": 0, "groups": 1}
     reader = small_catalogue.reader
     kept = {
         small_catalogue.events: "delete",
@@ -68,13 +68,16 @@ def test_topics_are_created_as_the_catalogue_says(small_catalogue: Small, admin:
     for topic, policy in kept.items():
         found = admin.describe(topic)
         assert (found.partitions, found.configs.get("cleanup.policy", "delete")) == (2, policy), topic
+        # A service's own topics take the copy of whatever its inputs take.
+        own = topic not in (small_catalogue.events, small_catalogue.table)
+        assert (found.configs.get("max.message.bytes") == str(RECORD_BYTES_MAX)) == own, topic
 
 
 def test_applying_twice_changes_nothing(small_catalogue: Small, admin: Admin) -> None:
     apply_catalogue(small_catalogue.repository, admin)
     before = {topic: admin.topic_id(topic) for topic in admin.topics()}
     offsets = admin.group_offsets(names.group(small_catalogue.reader))
-    assert apply_catalogue(small_catalogue.repository, admin) == {"created": 0, "existing": 6, "groups": 1}
+    assert apply_catalogue(small_catalogue.repository, admin) == {"created": 0, "existing": 7, "groups": 1}
     assert before.items() <= {topic: admin.topic_id(topic) for topic in admin.topics()}.items()
     assert admin.group_offsets(names.group(small_catalogue.reader)) == offsets
 
@@ -100,7 +103,8 @@ def test_a_new_group_starts_at_the_beginning_of_what_is_kept(
     admin.delete_records({start: 2})
     apply_catalogue(small_catalogue.repository, admin)
     found = admin.group_offsets(names.group(small_catalogue.reader))
-    assert found == {each: 2 if each == start else 0 for each in partitions(small_catalogue.events)}
+    read = (*partitions(small_catalogue.events), *partitions(names.retry_topic(small_catalogue.reader)))
+    assert found == {each: 2 if each == start else 0 for each in read}
 
 
 def test_a_group_that_has_worked_keeps_its_place_and_gets_only_what_is_new(
@@ -108,7 +112,8 @@ def test_a_group_that_has_worked_keeps_its_place_and_gets_only_what_is_new(
 ) -> None:
     admin.create_topics(topic_specs(small_catalogue.repository, 1))
     group = names.group(small_catalogue.reader)
-    place = dict.fromkeys(partitions(small_catalogue.events), 7)
+    read = (*partitions(small_catalogue.events), *partitions(names.retry_topic(small_catalogue.reader)))
+    place = dict.fromkeys(read, 7)
     admin.initialise_group(group, place)
     added = f"retail.{small_catalogue.label}.feeds.v1"
     small_catalogue.write_topic(added, "PriceSet")
@@ -122,7 +127,7 @@ def test_the_whole_catalogue_can_be_applied() -> None:
     report = apply_catalogue(found, admin)
     services = {service for topic in found.topics.values() for service in topic.consumers}
     assert report == {
-        "created": len(found.topics) + 4 * len(services),
+        "created": len(found.topics) + 5 * len(services),
         "existing": 0,
         "groups": len(services),
     }

@@ -49,7 +49,7 @@ def allowed(service: str, operation: str, kind: str = "topic") -> set[str]:
 @pytest.mark.parametrize("service", service_names(REPOSITORY))
 def test_a_service_may_do_what_the_catalogue_says_and_no_more(service: str) -> None:
     topics = REPOSITORY.topics.values()
-    own = {f"retail.{service}.{kind}" for kind in ("changelog", "dlt", "journal", "retry")}
+    own = {f"retail.{service}.{kind}" for kind in ("changelog", "dlt", "journal", "replays", "retry")}
     reads = {topic.name for topic in topics if service in topic.consumers}
     writes = {topic.name for topic in topics if service in topic.producers}
     assert allowed(service, "Read") - own == reads
@@ -57,7 +57,7 @@ def test_a_service_may_do_what_the_catalogue_says_and_no_more(service: str) -> N
     assert f"retail.{service}.changelog" in allowed(service, "Read") & allowed(service, "Write")
     assert f"retail.{service}.dlt" in allowed(service, "Write")
     assert f"retail.{service}.retry" in allowed(service, "Read")
-    assert f"retail.{service}.journal" in allowed(service, "Write")
+    assert {f"retail.{service}.journal", f"retail.{service}.replays"} <= allowed(service, "Write")
     assert allowed(service, "Read", "group") == {f"retail.{service}", "crossdock."}
     assert allowed(service, "Write", "transactionalId") == {f"retail.{service}."}
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from crossdock_eventing import names
-from crossdock_eventing.broker.interface import Admin, TopicPartition, TopicSpec
+from crossdock_eventing.broker.interface import RECORD_BYTES_MAX, Admin, TopicPartition, TopicSpec
 from crossdock_tools.schemas.commands import JsonOption, SchemasOption, repository
 from crossdock_tools.schemas.contracts import ContractError, Repository, Topic
 
@@ -24,6 +24,7 @@ _COMPACTED = {
     "delete.retention.ms": str(7 * _DAY_MS),
     "min.cleanable.dirty.ratio": "0.1",
 }
+_LARGE = {"max.message.bytes": str(RECORD_BYTES_MAX)}
 
 
 @app.command()
@@ -133,14 +134,15 @@ def topic_specs(found: Repository, replication: int) -> list[TopicSpec]:
         specs.append(TopicSpec(topic.name, topic.partitions, replication, configs))
     for service, inputs in group_inputs(found).items():
         partitions = inputs[0].partitions
-        long = {"retention.ms": str(_DEAD_LETTER_DAYS * _DAY_MS)}
-        specs.append(TopicSpec(names.changelog_topic(service), partitions, replication, _COMPACTED))
+        long = {"retention.ms": str(_DEAD_LETTER_DAYS * _DAY_MS), **_LARGE}
+        compacted = {**_COMPACTED, **_LARGE}
+        specs.append(TopicSpec(names.changelog_topic(service), partitions, replication, compacted))
         specs.append(TopicSpec(names.dead_letter_topic(service), partitions, replication, long))
         specs.append(TopicSpec(names.retry_topic(service), partitions, replication, long))
         specs.append(TopicSpec(names.replays_topic(service), partitions, replication, long))
         # A journal is worth something for as long as the inputs that it orders are there.
         days = max(topic.retention_days or _RETENTION_DAYS for topic in inputs)
-        replayable = {"retention.ms": str(days * _DAY_MS)}
+        replayable = {"retention.ms": str(days * _DAY_MS), **_LARGE}
         specs.append(TopicSpec(names.journal_topic(service), partitions, replication, replayable))
     return specs
 

@@ -12,9 +12,13 @@ which any call may raise.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 Headers: TypeAlias = tuple[tuple[str, bytes], ...]
+
+#: The largest record that a producer sends, and that a service's own topics take: the copy of an input that was as large as its
+#: topic allows (1 MiB by Kafka's default) has to fit with the reason, and in the changelog a third larger, as text.
+RECORD_BYTES_MAX: Final = 8 * 1024 * 1024
 
 
 class TopicPartition(NamedTuple):

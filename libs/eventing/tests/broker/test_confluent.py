@@ -33,6 +33,10 @@ E = KafkaError
         (E(E.UNRELEASED_INSTANCE_ID), Fenced),
         (E(E.OUT_OF_ORDER_SEQUENCE_NUMBER, fatal=True), Fenced),
         (E(E.MSG_SIZE_TOO_LARGE), BrokerRefused),
+        (
+            E(E.MSG_SIZE_TOO_LARGE, txn_requires_abort=True),
+            BrokerRefused,
+        ),  # again it would be too large again
         (E(E._STATE), BrokerRefused),
     ],
     ids=lambda value: value.name() if isinstance(value, E) else value.__name__,

@@ -169,6 +169,25 @@ def test_all_of_them_in_a_row_stop_nothing(either_bench: Bench) -> None:
     assert sorted(each.account for each in bench.published(Added)) == sorted(map(neighbour, (0, 1)))
 
 
+@pytest.mark.kafka
+def test_a_record_as_large_as_its_topic_takes_is_dead_lettered_whole(new_kafka_bench: BenchFactory) -> None:
+    """The copy with its reason is larger than the original, and in the changelog a third larger."""
+    bench = new_kafka_bench()
+    worker = bench.worker()
+    Case("", "garbage", lambda _: b"\x01" * 1_048_000).send(bench)
+    other = neighbour(partition_of(ACCOUNT))
+    bench.send(good(other))
+    bench.settle(worker)
+    ((code, _, value),) = letters(bench)
+    assert (code, len(value or b"")) == ("contract.bad_framing", 1_048_000)
+    assert bench.published(Added) == [Added(account=other, reference="good", total=9)]
+    worker.close()
+    bench.disks.clear()
+    again = bench.worker()
+    bench.settle(again)
+    assert again.ready
+
+
 def test_a_type_that_is_only_read_as_a_table_is_skipped_before_its_key_is_asked_for(
     new_bench: BenchFactory,
 ) -> None:

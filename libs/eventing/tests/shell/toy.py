@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from crossdock_eventing import names
-from crossdock_eventing.broker.interface import Admin, Record, TopicPartition, TopicSpec
+from crossdock_eventing.broker.interface import RECORD_BYTES_MAX, Admin, Record, TopicPartition, TopicSpec
 from crossdock_eventing.broker.memory import MemoryBroker, Timeouts
 from crossdock_eventing.broker.partitioner import partition_for
 from crossdock_eventing.clock import ManualClock, SystemClock
@@ -304,18 +304,18 @@ def toy_service(name: str, *, with_rates: bool = False, port: ManualPort | None 
 
 def prepare(admin: Admin, name: str) -> None:
     """Every topic and the group of a toy service, as deploy would."""
-    compact = {"cleanup.policy": "compact"}
+    compact, large = {"cleanup.policy": "compact"}, {"max.message.bytes": str(RECORD_BYTES_MAX)}
     admin.create_topics(
         [
             *(
                 TopicSpec(kind.TOPIC, PARTITIONS, configs=compact if "table" in kind.TOPIC else {})
                 for kind in RECORDS
             ),
-            TopicSpec(names.changelog_topic(name), PARTITIONS, configs=compact),
-            TopicSpec(names.dead_letter_topic(name), PARTITIONS),
-            TopicSpec(names.retry_topic(name), PARTITIONS),
-            TopicSpec(names.replays_topic(name), PARTITIONS),
-            TopicSpec(names.journal_topic(name), PARTITIONS),
+            TopicSpec(names.changelog_topic(name), PARTITIONS, configs=compact | large),
+            TopicSpec(names.dead_letter_topic(name), PARTITIONS, configs=large),
+            TopicSpec(names.retry_topic(name), PARTITIONS, configs=large),
+            TopicSpec(names.replays_topic(name), PARTITIONS, configs=large),
+            TopicSpec(names.journal_topic(name), PARTITIONS, configs=large),
         ]
     )
     admin.initialise_group(

@@ -10,6 +10,7 @@ from crossdock_eventing.broker.confluent.producer import ConfluentProducer
 from crossdock_eventing.broker.confluent.questions import Probe
 from crossdock_eventing.broker.confluent.settings import ClientSettings
 from crossdock_eventing.broker.failure import BrokerRefused
+from crossdock_eventing.broker.interface import RECORD_BYTES_MAX
 
 
 class ConfluentBroker:
@@ -75,6 +76,7 @@ class ConfluentBroker:
             "retry.backoff.ms": 1,
             "linger.ms": 20,  # the loop's commit flushes; lingering only fills batches
             "batch.size": 262_144,
+            "message.max.bytes": RECORD_BYTES_MAX,
         }
         return ConfluentProducer(conf, self._settings)
 

@@ -103,6 +103,8 @@ def raise_failure(
 ) -> NoReturn:
     if error.fatal() or error.name() in _FENCED:
         failure: type[BrokerError] = Fenced
+    elif error.name() == "MSG_SIZE_TOO_LARGE":
+        failure = BrokerRefused  # the same records would be too large again, for ever
     elif error.txn_requires_abort():
         failure = AbortRequired
     elif error.retriable() or error.name() in _TRANSIENT or error.name() == "_CONFLICT":
