@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from crossdock_tools.invocation import command_name
 from crossdock_tools.schemas.commands import JsonOption
 
 Severity = Literal["info", "warning", "error", "critical"]
@@ -30,11 +31,21 @@ PAGE = "docs/reason-codes.md"
 _PACKAGES = ("crossdock_eventing", "crossdock_canonical")
 _PIPE_WIDTH = 160
 _TEXT_WIDTH = 100
+#: Discarding alone would leave what waits behind the message where it is.
+_OPTIONS: Mapping[Remedy, str] = {
+    "retry": "",
+    "edit": " --key KEY --edit FIELD=VALUE",
+    "discard": " --discard --retry",
+}
 _PREFACE = """\
 Whatever Crossdock refuses for good has one of these codes. `crossdock reasons CODE` says the same on a terminal, and
 `crossdock dlt list` shows which of them there are. An input that changes nothing (a duplicate, a stale revision) is no failure: its
 codes are counted in the metrics and are not here. What the business decides against (an unpaid order, a return that comes too
 late) is an event that names its own reason and is not here either.
+"""
+_PLANS = """
+Where a code says retry, edit or discard, its messages are parked, each with whatever came after it for its key (but for those of
+the gateway, which parks nothing). A plan says what shall become of them, and nothing is sent before it is run:
 """
 
 
@@ -107,10 +118,28 @@ def told(found: Reason) -> str:
         ("what to do", found.action),
         ("then", _then(found)),
     )
-    return "\n".join(
+    lines = [
         fill(text, _TEXT_WIDTH, initial_indent=f"{label:<12}", subsequent_indent=" " * 12)
         for label, text in parts
-    )
+    ]
+    lines += [f"  {label:<10}{command_name()} {command}" for label, command in steps(found)]
+    return "\n".join(lines)
+
+
+def steps(found: Reason, service: str | None = None) -> list[tuple[str, str]]:
+    """The commands that act on its parked messages, without the program's name, each with what it is for; words in capitals are
+    for the operator to fill in. service: whose messages; default: the one that refuses. Empty where there is nothing to act on.
+    """
+    if not found.remedy:
+        return []
+    whose = service or found.service or "SERVICE"
+    plan = f"dlt plan --service {whose} --code {found.code} --reason TEXT --out plan.json"
+    return [
+        ("look", f"dlt list --service {whose}"),
+        *((remedy, f"{plan}{_OPTIONS[remedy]}") for remedy in found.remedy),
+        ("try", "dlt run plan.json --dry-run"),
+        ("run", "dlt run plan.json"),
+    ]
 
 
 def page() -> str:
@@ -128,6 +157,8 @@ def _lines_of_page() -> Iterator[str]:
     yield "| --- | --- |"
     for severity, meaning in _SEVERITIES.items():
         yield f"| {severity} | {meaning} |"
+    yield _PLANS
+    yield from (f"    crossdock {command}  # {label}" for label, command in steps(_ANY))
     for title, found in groupby(catalogue().values(), key=lambda each: each.code.partition(".")[0]):
         yield ""
         yield f"## {title}"
@@ -144,6 +175,14 @@ def _lines_of_page() -> Iterator[str]:
             yield f"**Then:** {_then(each)}"
 
 
+_ANY = Reason(
+    code="CODE",
+    owner="",
+    severity="info",
+    meaning="",
+    action="",
+    remedy=("retry", "edit", "discard"),
+)
 _SEVERITIES: Mapping[Severity, str] = {
     "info": "nothing to do: it follows from another",
     "warning": "one sender is wrong, and nothing is at stake yet",

@@ -6,7 +6,9 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("command", ["--help", "dlt --help", "trace --help", "topics --help", "demo --help"])
+@pytest.mark.parametrize(
+    "command", ["--help", "dlt --help", "trace --help", "topics --help", "demo --help", "reasons --help"]
+)
 def test_help_loads_neither_the_kafka_client_nor_avro(command: str) -> None:
     """Else every mistyped option costs half a second."""
     program = (
