@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from io import BytesIO
 from pathlib import Path
@@ -14,8 +15,15 @@ from typing import Any
 
 import fastavro
 import pytest
+import structlog
 
-from crossdock_canonical.records import BY_NAME
+from crossdock_canonical.records import (
+    BY_NAME,
+    ChannelOrderReceived,
+    ItemMapped,
+    LocationKind,
+    TenderState,
+)
 from crossdock_canonical.specification import T0
 from crossdock_eventing import names
 from crossdock_eventing.broker.interface import Headers, Record, TopicPartition, TopicSpec
@@ -25,15 +33,29 @@ from crossdock_eventing.clock import ManualClock, to_micros
 from crossdock_eventing.codec import Codec
 from crossdock_eventing.deadletter import dead_letter_headers
 from crossdock_eventing.envelope import Meta, headers, record_key, wrap
+from crossdock_eventing.parking.formats import (
+    Instruction,
+    Park,
+    Queued,
+    ReplayEntry,
+    key_text,
+    park_name,
+    queue_name,
+)
 from crossdock_eventing.registry import MemoryRegistry
 from crossdock_local.addresses import bootstrap_servers
+from crossdock_simulation.backbone import Backbone
+from crossdock_simulation.planting import an_order
 from crossdock_tools import auditing, main, trace
 from crossdock_tools.audit.auditor import Auditor
 from crossdock_tools.audit.books import NO_BOOKS, Books
 from crossdock_tools.audit.report import Check, Report
 from crossdock_tools.dead_letters import command as dead_letters
 from crossdock_tools.dead_letters import replay_command
+from crossdock_tools.dead_letters.changelog import read_changelog
+from crossdock_tools.dead_letters.replays import ReplayReader, Said
 from crossdock_tools.schemas.contracts import Repository
+from crossdock_tools.topic_reader import TopicReader
 from crossdock_tools.topics import apply_catalogue, group_inputs
 
 REPOSITORY = Repository(Path(__file__).parents[2] / "schemas")
@@ -122,6 +144,7 @@ class World:
             service: [topic.name for topic in topics] for service, topics in group_inputs(REPOSITORY).items()
         }
         self._auditor = Auditor(REPOSITORY, self.registry)
+        self._parks: dict[tuple[str, bytes], Park] = {}
         self._deliveries = 0
 
     def deliver(self, record: Any, *, delivery: str | None = None, day: float = 0.0) -> str:
@@ -192,8 +215,16 @@ class World:
         code: str = "test.code",
         key: bytes = b"k",
     ) -> None:
-        """A copy of a message that a service gave up on."""
+        """A copy of a message that a service gave up on, and what it keeps of it; the gateway keeps nothing."""
         original = Record(topic, partition, offset, 0, key, b"", ())
+        if service != "channel-gateway" and key:
+            park = self._parks.get((service, key)) or Park(f"{topic}[{partition}]@{offset}", 0, code)
+            self._parks[service, key] = replace(park, tail=park.tail + 1)
+            queued = json.dumps(Queued(original, 1, code).to_json()).encode()
+            name = key_text(key)
+            self._changelog(service, queue_name(name, park.tail), queued, partition, 0.0)
+            parked = json.dumps(self._parks[service, key].to_json()).encode()
+            self._changelog(service, park_name(name), parked, partition, 0.0)
         found = dead_letter_headers(original, code=code, detail="", error=None, group=names.group(service))
         self.cluster.put(
             names.dead_letter_topic(service), key=key, value=b"", headers=found, partition=partition
@@ -270,9 +301,16 @@ def crossdock(
     cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Outcome]:
     """Run `crossdock ...` against the cluster in memory."""
+    return command_line(cluster, monkeypatch, capsys)
+
+
+def command_line(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
+    """`crossdock ...` where every command reaches this cluster."""
 
     @contextmanager
-    def reachable(**_: object) -> Iterator[MemoryCluster]:
+    def reachable(**_: object) -> Iterator[Any]:
         yield cluster
 
     for module in (auditing, dead_letters, replay_command, trace):
@@ -287,3 +325,86 @@ def crossdock(
         return Outcome(int(ended.value.code or 0), said.out, said.err)
 
     return run
+
+
+SHOP = "order-orchestrator"
+
+
+class Shop:
+    """Six services at work in memory, and the command line on their cluster: orders of items that nobody mapped are parked."""
+
+    bootstrap_servers = bootstrap_servers()
+
+    def __init__(self) -> None:
+        self.backbone = Backbone()
+        self.backbone.location("WH", kind=LocationKind.WAREHOUSE)
+        self.backbone.stock("A", WH=1_000)
+        self.at_work = True
+
+    def broker(self) -> MemoryBroker:
+        return self.backbone.broker
+
+    def registry(self) -> MemoryRegistry:
+        return self.backbone.registry
+
+    def order(self, number: int, *, sku: str = "A", **fields: Any) -> ChannelOrderReceived:
+        """A paid order; it is parked for as long as its item is not mapped. Another revision of it queues behind."""
+        placed = an_order(number, (sku, 1, 1000 * number), state=TenderState.CAPTURED, **fields)
+        self.backbone.send(placed)
+        self.backbone.run()
+        return placed
+
+    def map(self, sku: str = "A") -> None:
+        """What was the matter is put right."""
+        self.backbone.send(ItemMapped(reference=f"sku:{sku}", scheme="sku", value=sku, sku="A"))
+        self.backbone.run()
+
+    def parked(self) -> dict[str, int]:
+        """Parked keys of the orchestrator, with how many messages each holds."""
+        return {key: len(each) for key, each in read_changelog(self.broker(), SHOP).parked.items()}
+
+    def instructions(self) -> list[Instruction]:
+        """What was ever sent to the orchestrator."""
+        reader = TopicReader(self.broker(), self.registry(), [names.retry_topic(SHOP)])
+        return [Instruction.from_bytes(record.value) for record in reader.records()]
+
+    def entries(self) -> list[ReplayEntry]:
+        """What it said to that."""
+        reader = TopicReader(self.broker(), self.registry(), [names.replays_topic(SHOP)])
+        return [ReplayEntry.from_bytes(record.value) for record in reader.records()]
+
+
+@pytest.fixture
+def shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    """Whoever reads the replays gives the services time to work first, unless they stand still."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=False
+    )
+    made = Shop()
+    for module in (dead_letters, replay_command):
+        monkeypatch.setattr(module, "SystemClock", lambda: made.backbone.clock)
+    entries = ReplayReader.entries
+
+    def after_work(reader: ReplayReader) -> Iterator[Said]:
+        if made.at_work:
+            made.backbone.run()
+        else:
+            made.backbone.clock.advance(1.0)
+        return entries(reader)
+
+    monkeypatch.setattr(ReplayReader, "entries", after_work)
+    yield made
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def dlt(
+    shop: Shop,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> Callable[..., Outcome]:
+    """`crossdock dlt ...` on the shop's cluster, in a folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    run = command_line(shop, monkeypatch, capsys)
+    return lambda *arguments: run("dlt", *arguments)

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from math import inf
 from typing import Protocol
 
+from crossdock_eventing import names
 from crossdock_eventing.broker.failure import BrokerUnavailable, Fenced
 from crossdock_eventing.broker.memory import MemoryBroker
 from crossdock_eventing.clock import Clock
@@ -88,7 +89,10 @@ class Instance:
         self._gated: GatedBroker | None = None
         self._disks: dict[int, Disk] = {}
         self._say = say
-        self._readable = broker.readable({kind.TOPIC for kind in (*service.inputs, *service.tables.values())})
+        self._readable = broker.readable(
+            {kind.TOPIC for kind in (*service.inputs, *service.tables.values())}
+            | {names.retry_topic(service.name)}
+        )
         self._awake = True
         self._wakes_s = 0.0
         self._seen = 0

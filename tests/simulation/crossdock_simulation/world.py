@@ -46,13 +46,15 @@ from crossdock_simulation.faults import SERVICES, Fault
 from crossdock_simulation.gate import Call, Gate, Moment
 from crossdock_simulation.gateway import Delivery, Edge, Gateway
 from crossdock_simulation.instance import Instance
+from crossdock_simulation.operator import Operator
 from crossdock_simulation.outside import Channels, Provider, Warehouse
 from crossdock_simulation.sabotage import strike
 from crossdock_simulation.schedule import Schedule
 from crossdock_simulation.workload import workload
 from crossdock_tools.audit.auditor import Auditor
 from crossdock_tools.audit.books import Books
-from crossdock_tools.audit.evidence import Evidence
+from crossdock_tools.audit.evidence import BEHIND, Evidence
+from crossdock_tools.audit.parking import unparked
 from crossdock_tools.audit.report import Check, Report
 from crossdock_tools.replaying.identity import verdict
 from crossdock_tools.schemas.contracts import Repository
@@ -230,7 +232,7 @@ class World:
         if self.rounds > _ROUNDS_MAX:
             raise Unsettled(f"still moving after {_ROUNDS_MAX} rounds")
         parts: list[Callable[[], Any]] = [each.step for each in self.instances if not each.frozen]
-        parts += [self.gateway.step, self.warehouse.work, self.erps.work]
+        parts += [self.gateway.step, self.warehouse.work, self.erps.work, self.operator.step]
         self._chance.shuffle(parts)
         moved = self._end_faults()
         for part in parts:
@@ -251,6 +253,7 @@ class World:
         moments = [self.warehouse.next_s(), self.erps.next_s(), *(at_s for at_s, _ in self._endings)]
         if not self.broker.faults.away:
             moments.append(self.gateway.next_s())
+            moments.append(self.operator.next_s())
         owned: Counter[str] = Counter()
         held, waiting = set(), set()
         for each in self.instances:
@@ -294,7 +297,9 @@ class World:
         )
         for service, topics in self._shared.inputs.items():
             starts = {
-                TopicPartition(topic, n): 0 for topic in topics for n in range(self._schedule.partitions)
+                TopicPartition(topic, n): 0
+                for topic in (*topics, names.retry_topic(service))
+                for n in range(self._schedule.partitions)
             }
             admin.initialise_group(names.group(service), starts)
 
@@ -308,6 +313,7 @@ class World:
         self.erp_mishaps: deque[Mishap] = deque()
         self.erp_slow_s = 0.0
         self.channels = Channels(self.clock.now, self.gateway.report)
+        self.operator = Operator(seed, self.broker, SERVICES, self.clock, self.say)
         self.gateway.systems = {"wms": self.warehouse, "psp": self.provider, "channels": self.channels}
         self.gateway.arrive(0.0, Delivery(id="setup", label="master data", records=self.work.setup))
 
@@ -410,7 +416,11 @@ class World:
         )
         auditor = self._shared.auditor
         evidence = auditor.read(self.broker)
-        supplied = [self._stores_match(), self._only_mistakes_given_up(evidence)]
+        supplied = [
+            self._stores_match(),
+            self._only_mistakes_given_up(evidence),
+            unparked(evidence, books),
+        ]
         if self._schedule.replays:
             supplied.append(self._replays_alike())
         return auditor.judge(evidence, books, expect_drained=True, supplied=supplied)
@@ -429,7 +439,8 @@ class World:
         violations = [
             f"{letter.service} gave up {letter.original} as {letter.letter.code}: {letter.letter.message}"
             for letter in evidence.letters
-            if ((letter.record.key or b"").decode(), letter.letter.code) not in mistakes
+            if letter.letter.code != BEHIND
+            and ((letter.record.key or b"").decode(), letter.letter.code) not in mistakes
         ]
         name = "only what its sender got wrong is given up"
         return Check(1, name, len(evidence.letters), tuple(violations))
@@ -457,7 +468,11 @@ class World:
                         logged.pop(record.key, None)
                     else:
                         logged[record.key] = record.value
-                stored = {key[1:]: value for key, value in store.scan(b"s", b"t")}
+                stored = {
+                    key[1:]: value
+                    for first, last in ((b"s", b"t"), (b"o", b"p"))
+                    for key, value in store.scan(first, last)
+                }
                 checked += len(logged)
                 differing = sorted(
                     key for key in logged.keys() | stored.keys() if logged.get(key) != stored.get(key)

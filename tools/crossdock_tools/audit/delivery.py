@@ -13,8 +13,9 @@ from crossdock_eventing import names
 from crossdock_eventing.broker.interface import Record, TopicPartition
 from crossdock_eventing.envelope import header
 from crossdock_tools.audit.books import Books
-from crossdock_tools.audit.evidence import GATEWAY, Evidence, Letter, place
+from crossdock_tools.audit.evidence import BEHIND, GATEWAY, Evidence, Letter, place
 from crossdock_tools.audit.report import Check
+from crossdock_tools.audit.taken import first_letters
 
 
 def accounted(evidence: Evidence, _books: Books) -> tuple[Check, ...]:
@@ -156,10 +157,11 @@ def _letters(evidence: Evidence) -> Check:
     violations: list[str] = []
     letters: dict[tuple[str, str, int, int], list[Letter]] = {}
     checked = 0
-    for letter in evidence.letters:
-        if letter.original is None or (letter.letter.attempt or 1) > 1:
-            continue  # Written by another system, or a further verdict on a letter that is there already.
+    for letter in first_letters(evidence):
+        if letter.letter.code == BEHIND:
+            continue  # `parking` looks at these.
         checked += 1
+        assert letter.original is not None
         topic, number, offset = letter.original
         letters.setdefault((letter.service, topic, number, offset), []).append(letter)
         if topic not in evidence.inputs[letter.service]:
@@ -237,7 +239,9 @@ def _inputs(evidence: Evidence) -> Iterator[tuple[str, TopicPartition]]:
     for partition in evidence.ends:
         numbers[partition.topic].append(partition)
     for service, topics in sorted(evidence.inputs.items()):
-        for topic in topics:
+        # What operators ask for is input too; the gateway does not read it.
+        asked = () if service == GATEWAY else (names.retry_topic(service),)
+        for topic in (*topics, *asked):
             for partition in numbers[topic]:
                 yield service, partition
 

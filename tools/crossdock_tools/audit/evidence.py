@@ -32,6 +32,10 @@ from crossdock_tools.topics import group_inputs
 GATEWAY = "channel-gateway"
 #: Key of a changelog record that carries a task's input offsets instead of a state.
 OFFSETS_KEY = "\x00offsets"
+#: Code of the copy of a message that waits behind a rejected one of its key.
+BEHIND = "parked.behind"
+_OWN = "\x00"
+_PARK, _QUEUE = "\x00park/", "\x00queue/"
 _FRAME = struct.Struct(">bI")
 _PASSES_MAX = 20
 
@@ -131,9 +135,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A journal record: what one transaction did in one task, in the order answers, messages, timers.
+    """A journal record: what one transaction did in one task, in the order answers, released, messages, timers.
 
     now_us: the transaction's one moment. answers: (state key, call id, cause, command). timers: (due, key, name).
+    released: (record key, how many parked messages of it were decided).
     ignored and rejected: (topic, offset, code). tables: broadcast rows read, by table and group.
     """
 
@@ -141,6 +146,7 @@ class Turn:
     now_us: int
     runs: tuple[Run, ...]
     answers: tuple[tuple[str, str, str, Any], ...] = ()
+    released: tuple[tuple[str, int], ...] = ()
     timers: tuple[tuple[int, str, str], ...] = ()
     ignored: tuple[tuple[str, int, str], ...] = ()
     rejected: tuple[tuple[str, int, str], ...] = ()
@@ -159,6 +165,8 @@ class Evidence:
     log: the same per partition. offsets: of every committed record of these topics, per partition.
     letters: dead letters.
     journals: per (service, partition), missing where nothing was written.
+    queues: messages that are parked now, per service and record key, by sequence number. parks: what is said of each parked key.
+    replays: what became of instructions, per (service, partition), in order: each record and what it says.
     committed: next offset of every group, by service.
     ends: watermarks, up to which everything was read. quiet: nothing was written in the meantime.
     retention_ms: of every topic that does not keep its records for ever.
@@ -176,6 +184,13 @@ class Evidence:
     letters: list[Letter] = field(default_factory=list)
     changelogs: dict[str, Changelog] = field(default_factory=dict)
     journals: dict[tuple[str, int], list[Turn]] = field(default_factory=lambda: defaultdict(list))
+    queues: dict[tuple[str, str], dict[int, dict[str, Any]]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
+    parks: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    replays: dict[tuple[str, int], list[tuple[Record, dict[str, Any]]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     committed: dict[str, dict[TopicPartition, int]] = field(default_factory=dict)
     ends: dict[TopicPartition, Watermarks] = field(default_factory=dict)
     quiet: bool = True
@@ -278,9 +293,13 @@ class EvidenceReader:
         journals = {
             topic: service for service in self._inputs if (topic := names.journal_topic(service)) in existing
         }
+        replays = {
+            topic: service for service in self._inputs if (topic := names.replays_topic(service)) in existing
+        }
+        instructions = [names.retry_topic(service) for service in self._inputs if service != GATEWAY]
         partitions = [
             TopicPartition(topic, number)
-            for topic in (*self._topics, *dead_letters, *changelogs, *journals)
+            for topic in (*self._topics, *dead_letters, *changelogs, *journals, *replays, *instructions)
             for number in range(admin.partitions(topic))
         ]
         evidence = Evidence(self._inputs, self._handled, self._producers)
@@ -306,9 +325,15 @@ class EvidenceReader:
                     for record in records
                 ]
             elif topic in changelogs:
-                self._fold_changelog(evidence.changelogs[changelogs[topic]], number, records)
+                self._fold_changelog(evidence, changelogs[topic], number, records)
             elif topic in journals:
                 evidence.journals[journals[topic], number] = [read_turn(record) for record in records]
+            elif topic in replays:
+                evidence.replays[replays[topic], number] = [
+                    (record, json.loads(record.value or b"{}")) for record in records
+                ]
+            elif topic in instructions:
+                evidence.offsets[partition] = [record.offset for record in records]
             else:
                 self._fold_topic(evidence, partition, records)
         return evidence
@@ -326,12 +351,29 @@ class EvidenceReader:
                 continue
             evidence.add(Entry(record, meta, body))
 
-    def _fold_changelog(self, changelog: Changelog, number: int, records: Sequence[Record]) -> None:
+    def _fold_changelog(
+        self, evidence: Evidence, service: str, number: int, records: Sequence[Record]
+    ) -> None:
+        changelog = evidence.changelogs[service]
         for record in records:
-            key = (record.key or b"").decode(errors="replace")
+            key = (record.key or b"").decode(errors="surrogateescape")
+            said = None if record.value is None else record.value
             if key == OFFSETS_KEY:
                 changelog.books[number].append(record)
-            else:
+            elif key.startswith(_PARK):
+                parked = (service, key.removeprefix(_PARK))
+                if said is None:
+                    evidence.parks.pop(parked, None)
+                else:
+                    evidence.parks[parked] = json.loads(said)
+            elif key.startswith(_QUEUE):
+                seq, _, parked_key = key.removeprefix(_QUEUE).partition("/")
+                queue = evidence.queues[service, parked_key]
+                if said is None:
+                    queue.pop(int(seq), None)
+                else:
+                    queue[int(seq)] = json.loads(said)
+            elif not key.startswith(_OWN):
                 changelog.history[key].append(Version(key, record, self._states))
 
 
@@ -344,6 +386,7 @@ def read_turn(record: Record) -> Turn:
         record=record,
         now_us=found["now"],
         runs=tuple(Run(*each) for each in found.get("runs", ())),
+        released=tuple((key, count) for key, count in found.get("released", ())),
         answers=tuple((key, call, cause, command) for key, call, cause, command in found.get("answers", ())),
         timers=tuple((due, key, name) for due, key, name in found.get("timers", ())),
         ignored=tuple((topic, offset, code) for topic, offset, code in found.get("ignored", ())),

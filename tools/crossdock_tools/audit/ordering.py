@@ -13,6 +13,7 @@ from crossdock_eventing.broker.interface import TopicPartition
 from crossdock_tools.audit.books import Books
 from crossdock_tools.audit.evidence import GATEWAY, Evidence, place, producer_of
 from crossdock_tools.audit.report import Check
+from crossdock_tools.audit.taken import first_letters
 from crossdock_tools.topic_reader import Entry
 
 
@@ -57,9 +58,10 @@ def letters(evidence: Evidence, _books: Books) -> Check:
     violations: list[str] = []
     reached: dict[tuple[str, int, bytes | None, TopicPartition], int] = {}
     checked = 0
-    for letter in evidence.letters:
-        if letter.original is None or letter.service == GATEWAY or (letter.letter.attempt or 1) > 1:
+    for letter in first_letters(evidence):
+        if letter.service == GATEWAY:
             continue
+        assert letter.original is not None
         checked += 1
         topic, number, offset = letter.original
         thread = (letter.service, letter.record.partition, letter.record.key, TopicPartition(topic, number))

@@ -262,7 +262,7 @@ def play(evidence: Evidence, replay: StockReplay) -> None:
     for partition, entries in inputs.items():
         turns = evidence.journals.get((INVENTORY, partition), [])
         steps = (
-            in_order(turns, entries)
+            in_order(evidence, INVENTORY, partition, entries)
             if covers(turns, entries)
             else by_version(entries, replay.effects, replay.told_at)
         )

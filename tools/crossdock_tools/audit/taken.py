@@ -6,11 +6,12 @@ lifecycle and convergence ask this. The order in which a task merged its topics 
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from crossdock_eventing.broker.interface import TopicPartition
-from crossdock_tools.audit.evidence import Evidence, Turn
+from crossdock_tools.audit.evidence import BEHIND, Evidence, Letter, Turn
 from crossdock_tools.topic_reader import Entry
 
 UNREST = "the cluster was written to while it was read"
@@ -30,13 +31,48 @@ def why_not(evidence: Evidence, *kinds: type[Any]) -> str:
     return "" if is_whole(evidence, {kind.TOPIC for kind in kinds}) else TRUNCATED
 
 
-def given_up(evidence: Evidence, service: str) -> frozenset[tuple[str, int, int]]:
-    """Coordinates of the messages that the service dead-lettered."""
+#: Topic, partition and offset of a message.
+Coordinates = tuple[str, int, int]
+
+
+def given_up(evidence: Evidence, service: str) -> frozenset[Coordinates]:
+    """Messages that the service dead-lettered and has not applied since: they are parked, or were discarded."""
+    lettered = (letter.original for letter in evidence.letters if letter.service == service)
+    return frozenset(each for each in lettered if each is not None) - released(evidence, service)
+
+
+def released(evidence: Evidence, service: str) -> frozenset[Coordinates]:
+    """Messages that were parked, and applied when an operator let them go."""
     return frozenset(
-        letter.original
-        for letter in evidence.letters
-        if letter.service == service and letter.original is not None
+        (message["topic"], message["partition"], message["offset"])
+        for (name, _), entries in evidence.replays.items()
+        if name == service
+        for _, entry in entries
+        for message in entry["messages"]
+        if message["outcome"] in ("applied", "ignored")
     )
+
+
+def first_letters(evidence: Evidence) -> Iterator[Letter]:
+    """Dead letters written when their message came: not what other systems wrote, nor the verdicts of releases.
+
+    What waited and was rejected when it was let go has two letters of attempt 1 or less: the copy, and the verdict.
+    """
+    verdicts = Counter(
+        (service, message["topic"], message["partition"], message["offset"], message["attempt"])
+        for (service, _), entries in evidence.replays.items()
+        for _, said in entries
+        for message in said["messages"]
+        if message["outcome"] == "rejected"
+    )
+    for letter in evidence.letters:
+        if letter.original is None or (letter.letter.attempt or 0) > 1:
+            continue
+        verdict = (letter.service, *letter.original, letter.letter.attempt)
+        if letter.letter.code != BEHIND and verdicts[verdict]:
+            verdicts[verdict] -= 1
+            continue
+        yield letter
 
 
 def pending(evidence: Evidence, *services: str) -> int:
@@ -86,19 +122,39 @@ def covers(turns: Iterable[Turn], inputs: Iterable[Entry]) -> bool:
     )
 
 
-def in_order(turns: Iterable[Turn], inputs: Iterable[Entry]) -> Iterator[Entry | Fired]:
-    """What one task did, in its order: messages and timers.
+def in_order(
+    evidence: Evidence, service: str, number: int, inputs: Iterable[Entry]
+) -> Iterator[Entry | Fired]:
+    """What one task did, in its order: released messages, messages and timers, by its journal.
 
-    turns: the task's journal. inputs: entries of its partition; what is not among them is passed over.
+    inputs: entries of its partition; what is not among them is passed over.
     """
+    later = {
+        (topic, offset) for topic, partition, offset in released(evidence, service) if partition == number
+    }
+    queued: dict[str, deque[tuple[str, int]]] = defaultdict(deque)
+    for _, said in evidence.replays.get((service, number), ()):
+        if said["op"] == "release":
+            queued[said["key"]].extend((message["topic"], message["offset"]) for message in said["messages"])
     waiting: dict[str, list[Entry]] = {}
+    parked: dict[tuple[str, int], Entry] = {}
     for entry in inputs:
-        waiting.setdefault(entry.record.topic, []).append(entry)
+        where = (entry.record.topic, entry.record.offset)
+        if where in later:
+            parked[where] = entry
+        else:
+            waiting.setdefault(entry.record.topic, []).append(entry)
     queues = {
         topic: iter(sorted(entries, key=lambda e: e.record.offset)) for topic, entries in waiting.items()
     }
     heads = {topic: next(queue, None) for topic, queue in queues.items()}
-    for turn in turns:
+    for turn in evidence.journals.get((service, number), ()):
+        for key, count in turn.released:
+            for _ in range(count):
+                # What was rejected again is decided more than once, and no input until it succeeds.
+                decided = parked.get(queued[key].popleft()) if queued[key] else None
+                if decided is not None:
+                    yield decided
         for run in turn.runs:
             head = heads.get(run.topic)
             while head is not None and head.record.offset < run.end:
