@@ -213,7 +213,7 @@ def _step(entry: Entry, cause: Entry | None) -> Step:
         topic=entry.record.topic,
         partition=entry.record.partition,
         offset=entry.record.offset,
-        recorded_at=entry.meta.recorded_at.isoformat(),
+        recorded_at=entry.meta.recorded_at.isoformat(timespec="microseconds"),
         delay_ms=delay,
         event_id=entry.meta.event_id,
         causation_id=entry.meta.causation_id,

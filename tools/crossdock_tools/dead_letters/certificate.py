@@ -57,8 +57,8 @@ def certify(plan: Plan, broker: Broker, registry: SchemaSource, repository: Repo
     events = [event for entry in entries for message in entry.messages for event in message.events]
     found = _events(events, plan.service, broker, registry, repository)
     links = walk(broker, registry, plan.service)
-    left = {entry.key: entry.left for entry in entries}
-    parked = {key: count for key, count in left.items() if count}
+    parked = {key: count for key, count in {entry.key: entry.left for entry in entries}.items() if count}
+    released = {entry.key for entry in entries if entry.op != "inject"}
     causes = {*events, *_identities(last, plan.service, broker, registry)}
     times = [entry.at_us for entry in entries]
     return {
@@ -86,8 +86,8 @@ def certify(plan: Plan, broker: Broker, registry: SchemaSource, repository: Repo
         ),
         "erp_documents": tally(_documents(causes, broker, registry)),
         "keys": {
-            "planned": len(plan.keys),
-            "unparked": sum(1 for count in left.values() if not count),
+            "planned": len({each.key for each in plan.items if each.instruction.op != "inject"}),
+            "unparked": len(released - parked.keys()),
             "parked_still": dict(sorted(parked.items())),
         },
         "edits": _altered(entries_of(ledger.said, "edited")),

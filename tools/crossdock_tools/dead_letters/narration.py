@@ -142,7 +142,7 @@ def rehearsal(chosen: Plan, found: Rehearsal) -> None:
 
 def run(ended: Run) -> None:
     """How a run ended."""
-    print(f"{ended.sent:,} instructions sent")
+    print(f"{ended.sent:,} instructions sent, {ended.events:,} new events")
     for surprise in ended.surprises[:_SHOWN_MAX]:
         print(f"surprise: {surprise}")
     if ended.unsent:

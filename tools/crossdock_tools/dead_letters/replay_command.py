@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -191,6 +192,7 @@ def run(
             json.dumps(
                 {
                     "sent": ended.sent,
+                    "events": ended.events,
                     "unsent": ended.unsent,
                     "surprises": ended.surprises,
                     "certificate": made,
@@ -307,9 +309,13 @@ def _injections(
 
 
 def _rehearse(chosen: Plan, cluster: Cluster, *, demo: bool, as_json: bool) -> None:
+    import structlog
+
     from crossdock_tools.dead_letters.sandbox import rehearse
     from crossdock_tools.replaying.command import settings_of
 
+    # The parts of a service that run here log; standard output is for what was asked for.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     found = rehearse(
         chosen,
         cluster.broker(),

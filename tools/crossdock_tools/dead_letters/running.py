@@ -51,12 +51,14 @@ class Pace:
 class Run:
     """How a run ended.
 
-    sent: instructions that this run sent. surprises: what did not come out as planned, this time or before. unsent: instructions
-    that were not sent, since the run stopped or the one before of the same key came to something else.
+    sent: instructions that this run sent. events: how many followed while it ran. surprises: what did not come out as planned,
+    this time or before. unsent: instructions that were not sent, since the run stopped or the one before of the same key came to
+    something else.
     """
 
     ledger: Ledger
     sent: int = 0
+    events: int = 0
     surprises: list[str] = field(default_factory=list)
     unsent: int = 0
 
@@ -239,6 +241,7 @@ class _Course:
             if not self._run.ledger.take(said):
                 continue
             news = True
+            self._run.events += sum(len(message.events) for message in said.entry.messages)
             outcome = self._run.ledger.outcomes.get(said.entry.item)
             item = None if outcome is None else self._away.pop(said.entry.item, None)
             if item is not None and outcome is not None and self._judge(item, outcome):
