@@ -95,8 +95,8 @@ class _Dialect:
     timestamp: str
     given_up_by: str
     error_class: tuple[str, ...]
-    message: str
-    stack_trace: str
+    message: tuple[str, ...]
+    stack_trace: tuple[str, ...]
 
 
 _DIALECTS = (
@@ -106,10 +106,15 @@ _DIALECTS = (
         offset="kafka_dlt-original-offset",
         timestamp="kafka_dlt-original-timestamp",
         given_up_by="kafka_dlt-original-consumer-group",
-        # Spring wraps what a listener throws, and writes the cause after the wrapper: the last says most.
-        error_class=("kafka_dlt-exception-fqcn", "kafka_dlt-exception-cause-fqcn"),
-        message="kafka_dlt-exception-message",
-        stack_trace="kafka_dlt-exception-stacktrace",
+        # Spring wraps what a listener throws, and writes the cause after the wrapper: the last says most. A key that could not
+        # be read has names of its own.
+        error_class=(
+            "kafka_dlt-exception-fqcn",
+            "kafka_dlt-exception-cause-fqcn",
+            "kafka_dlt-key-exception-fqcn",
+        ),
+        message=("kafka_dlt-exception-message", "kafka_dlt-key-exception-message"),
+        stack_trace=("kafka_dlt-exception-stacktrace", "kafka_dlt-key-exception-stacktrace"),
     ),
     _Dialect(
         topic="__connect.errors.topic",
@@ -118,8 +123,8 @@ _DIALECTS = (
         timestamp="",
         given_up_by="__connect.errors.connector.name",
         error_class=("__connect.errors.exception.class.name",),
-        message="__connect.errors.exception.message",
-        stack_trace="__connect.errors.exception.stacktrace",
+        message=("__connect.errors.exception.message",),
+        stack_trace=("__connect.errors.exception.stacktrace",),
     ),
     _Dialect(
         topic="__streams.errors.topic",
@@ -128,8 +133,8 @@ _DIALECTS = (
         timestamp="",
         given_up_by="",
         error_class=("__streams.errors.exception",),
-        message="__streams.errors.message",
-        stack_trace="__streams.errors.stacktrace",
+        message=("__streams.errors.message",),
+        stack_trace=("__streams.errors.stacktrace",),
     ),
 )
 
@@ -164,8 +169,8 @@ def read_dead_letter(headers: Headers) -> DeadLetter:
         given_up_by=text(dialect.given_up_by),
         code=(text(ERROR_CODE) if dialect is _DIALECTS[0] else None) or error_class,
         error_class=error_class,
-        message=text(dialect.message),
-        stack_trace=text(dialect.stack_trace),
+        message=text(*dialect.message),
+        stack_trace=text(*dialect.stack_trace),
         attempt=number(ATTEMPT),
     )
 
