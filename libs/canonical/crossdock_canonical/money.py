@@ -40,9 +40,14 @@ class CurrencyMismatch(ValueError):
         super().__init__(f"amounts in {left} and {right} cannot be put together")
 
 
+def is_currency(code: str) -> bool:
+    """Whether the text has the form of an ISO 4217 code: three capital letters."""
+    return len(code) == 3 and code.isascii() and code.isalpha() and code.isupper()
+
+
 def exponent(currency: str) -> int:
     """Decimals of the currency (ISO 4217). Raises AmountNotRepresentable when the code is not three capital letters."""
-    if len(currency) != 3 or not currency.isascii() or not currency.isupper():
+    if not is_currency(currency):
         raise AmountNotRepresentable("", currency)
     return _EXPONENTS.get(currency, 2)
 

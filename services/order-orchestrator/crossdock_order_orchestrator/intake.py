@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from crossdock_canonical.decider import Ignored, Rejected
 from crossdock_canonical.identity import LineId, Sku
-from crossdock_canonical.money import Amounts, Money
+from crossdock_canonical.money import Amounts, Money, is_currency
 from crossdock_canonical.records import (
     ChannelLine,
     ChannelOrderReceived,
@@ -437,3 +437,5 @@ def _check_currencies(snapshot: ChannelOrderReceived) -> None:
             raise Rejected(
                 "order.currency_mismatch", f"{what} is in {currency}, the order in {snapshot.currency}"
             )
+        if not is_currency(currency):
+            raise Rejected("order.unknown_currency", f"{what} is in {currency!r}, which is no currency")

@@ -391,7 +391,7 @@ def _check_currency(order: OrderState, amount: Money) -> None:
     if amount.currency != order.source.currency:
         raise Rejected(
             "order.currency_mismatch",
-            f"{amount} moved on an order in {order.source.currency}",
+            f"{amount.minor} minor units of {amount.currency or 'no currency'} moved on an order in {order.source.currency}",
         )
 
 

@@ -546,6 +546,29 @@ class TestIntake:
             "order.currency_mismatch"
         )
 
+    @pytest.mark.parametrize("code", ["", "eur", "EURO", "E1R", "ÄÖÜ"])
+    def test_amounts_in_what_is_no_currency_are_refused(self, code: str) -> None:
+        amounts = Amounts(currency=code, goods=100)
+        for total in (100, 101):
+            outcome = spec().when(
+                an_order(
+                    a_line(SHIRT, "SHIRT", 2, amounts),
+                    currency=code,
+                    shipping=None,
+                    total=Money(minor=total, currency=code),
+                )
+            )
+            outcome.then_rejected("order.unknown_currency")
+
+    def test_money_in_what_is_no_currency_is_refused(self) -> None:
+        moved = PaymentAuthorized(
+            order_id=ORDER,
+            tender_reference=TENDER,
+            amount=Money(minor=3375, currency="eur"),
+            authorized_at=T0,
+        )
+        spec().after(*AUTHORIZED).when(moved).then_rejected("order.currency_mismatch")
+
     def test_another_currency_later_is_refused(self) -> None:
         dollars = Amounts(currency="USD", goods=100)
         changed = an_order(

@@ -90,7 +90,9 @@ def decide(command: Command, state: State | None, *, now: datetime, policy: Poli
 
 
 def _check(batch: MatchLines) -> None:
-    if batch.subject != (batch.order_id or batch.settlement_id):
+    # Which stage a batch belongs to is told by its subject, see `state_key`, and by its order: both must say the same.
+    of_order = "/" not in batch.subject
+    if batch.subject != (batch.order_id or batch.settlement_id) or of_order != (batch.order_id is not None):
         raise Rejected(
             "settlement.subject_mismatch", f"{batch.subject} is neither the lines' order nor settlement"
         )

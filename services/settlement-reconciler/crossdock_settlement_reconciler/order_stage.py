@@ -133,6 +133,10 @@ def _receive(decision: _Decision, order: OrderReceived) -> None:
 
 
 def _amend(decision: _Decision, amendment: OrderAmended) -> None:
+    if not decision.state.version:
+        # Its first message was discarded: lines find no order to be compared with, and become residuals for a person.
+        decision.add(Ignored("settlement.unknown_order", f"amendment {amendment.version} of no order"))
+        return
     if amendment.version <= decision.state.amendment:
         decision.add(Ignored("settlement.stale", f"amendment {amendment.version} is known"))
         return

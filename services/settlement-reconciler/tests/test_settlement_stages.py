@@ -315,24 +315,31 @@ def test_an_item_paid_differently_is_found_and_stays_classed():
     assert outcome.specification.when(rest).one(LinesMatched).residuals == ()
 
 
+AMENDED = OrderAmended(
+    order_id=ORDER,
+    amendment_id="a1",
+    version=1,
+    released=True,
+    lines=(
+        AmendedLine(
+            line_id=LineId("1"),
+            sku=Sku("JACKET"),
+            units=1,
+            cancelled_units=1,
+            amounts=Amounts(currency="EUR", goods=10000, tax=1900),
+        ),
+    ),
+)
+
+
+def test_an_amendment_of_an_order_whose_first_message_was_discarded_changes_nothing():
+    SPEC.when(AMENDED).then(Ignored("settlement.unknown_order", "amendment 1 of no order"))
+    paid = SPEC.after(a_payment(100))
+    paid.when(AMENDED).then(Ignored("settlement.unknown_order", "amendment 1 of no order"))
+
+
 def test_what_an_item_should_bring_follows_amendments_and_cancellation():
-    amended = KNOWN.after(
-        OrderAmended(
-            order_id=ORDER,
-            amendment_id="a1",
-            version=1,
-            released=True,
-            lines=(
-                AmendedLine(
-                    line_id=LineId("1"),
-                    sku=Sku("JACKET"),
-                    units=1,
-                    cancelled_units=1,
-                    amounts=Amounts(currency="EUR", goods=10000, tax=1900),
-                ),
-            ),
-        )
-    )
+    amended = KNOWN.after(AMENDED)
     paid = a_batch(a_line(1, "Order|ItemPrice|Principal", 11900, item_ref="1"))
     assert amended.when(paid).one(LinesMatched).residuals == ()
 
@@ -410,6 +417,11 @@ def test_only_money_that_moved_is_expected_in_a_settlement():
     ("batch", "code"),
     [
         (a_batch(a_line(1, "x", 1), subject="another"), "settlement.subject_mismatch"),
+        (a_batch(a_line(1, "x", 1), order_id=OrderId("a/b")), "settlement.subject_mismatch"),
+        (
+            a_batch(a_line(1, "x", 1), order_id=None, settlement_id="7001", subject="7001"),
+            "settlement.subject_mismatch",
+        ),
         (a_batch(a_line(1, "x", 1), lines=()), "settlement.no_lines"),
         (a_batch(a_line(0, "x", 1), order_id=None), "settlement.line_out_of_range"),
     ],
