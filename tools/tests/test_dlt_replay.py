@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from crossdock_canonical.records import (
-    ChannelOrderReceived,
     ErpDocumentPosted,
     OrderCompleted,
     OrderReceived,
@@ -19,8 +19,10 @@ from crossdock_canonical.records import (
 )
 from crossdock_eventing import names
 from crossdock_eventing.broker.failure import TransactionOutcomeUnknown
+from crossdock_eventing.broker.interface import TopicPartition
 from crossdock_eventing.broker.memory.clients import MemoryProducer
 from crossdock_eventing.parking.formats import digest
+from crossdock_eventing.registry import UnknownSchema
 from crossdock_simulation.planting import id_of
 from crossdock_tools.dead_letters import running
 
@@ -346,17 +348,12 @@ def test_the_first_key_goes_alone(shop: Any, dlt: Callable, monkeypatch: Any) ->
 def test_documents_of_the_poster_itself_are_named(shop: Any, dlt: Callable) -> None:
     """A fact that the ERP poster could not read is parked there; the dry run names the document that follows."""
     shop.map()
-    shop.backbone.run()
     backbone = shop.backbone
-    schema = ChannelOrderReceived.AVSC
-    assert schema
     original = backbone.registry.by_id
     payment_id = backbone.registry.id_of("x", PaymentRecorded.AVSC)
 
     def unknown(schema_id: int) -> str:
         if schema_id == payment_id:
-            from crossdock_eventing.registry import UnknownSchema
-
             raise UnknownSchema(f"schema id {schema_id} is not registered")
         return original(schema_id)
 
@@ -490,3 +487,55 @@ def test_a_certificate_that_was_altered_is_found_out(shop: Any, dlt: Callable) -
         assert f"differs: {part}" in answer.out
     path.write_text(json.dumps(true))
     assert dlt("certificate", "p.json", "--verify", str(path)).exit_code == 0
+
+
+def test_an_effect_that_lies_on_its_topic_twice_is_a_problem(shop: Any, dlt: Callable) -> None:
+    parked_orders(shop, 1)
+    dlt(*CHOICE, "--all")
+    assert dlt("run", "p.json").exit_code == 0
+    [received] = shop.backbone.entries(OrderReceived)
+    producer = shop.broker().producer("careless")
+    producer.init_transactions()
+    producer.begin()
+    again = received.record
+    producer.produce(again.topic, key=again.key, value=again.value, headers=again.headers)
+    producer.commit()
+    answer = dlt("certificate", "p.json")
+    assert answer.exit_code == 1
+    assert f"problem: event {received.meta.event_id} lies on its topic 2 times" in answer.out
+
+
+def test_an_effect_that_is_on_no_topic_is_a_problem_unless_it_may_have_expired(
+    shop: Any, dlt: Callable
+) -> None:
+    parked_orders(shop, 1)
+    dlt(*CHOICE, "--all")
+    assert dlt("run", "p.json").exit_code == 0
+    [received] = shop.backbone.entries(OrderReceived)
+    shop.at_work = False
+    shop.backbone.broker.compact(OrderReceived.TOPIC)  # of an order only its last event is left
+    answer = dlt("certificate", "p.json")
+    assert answer.exit_code == 1
+    assert f"event {received.meta.event_id} is on no topic" in answer.out
+    place = TopicPartition(received.record.topic, received.record.partition)
+    shop.broker().admin().delete_records({place: received.record.offset + 1})
+    assert dlt("certificate", "p.json").exit_code == 0
+
+
+def test_a_message_that_left_its_queue_twice_is_a_problem(shop: Any, dlt: Callable) -> None:
+    parked_orders(shop, 1)
+    dlt(*CHOICE, "--all")
+    assert dlt("run", "p.json").exit_code == 0
+    shop.at_work = False
+    [entry] = shop.entries()
+    second = replace(
+        entry, number=1, previous=digest(entry.to_bytes()), plan="another", messages=entry.messages[:1]
+    )
+    producer = shop.broker().producer("faulty")
+    producer.init_transactions()
+    producer.begin()
+    producer.produce(names.replays_topic(SERVICE), key=entry.key.encode(), value=second.to_bytes())
+    producer.commit()
+    problems = dlt("certificate", "p.json", "--json").json["problems"]
+    [twice] = [each for each in problems if "left its queue 2 times" in each]
+    assert entry.key in twice
