@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 
+import structlog
+
 from crossdock_eventing.limits import Limits
+
+log = structlog.get_logger(__name__)
 
 
 class BreakerOpen(Exception):
@@ -31,7 +35,12 @@ class Breaker:
         self._rejected += rejected
         if rejected and len(self._verdicts) == size and self._rejected >= self._share * size:
             self.open = True
-            raise BreakerOpen(f"{self._rejected} of the last {size} messages were rejected")
+            log.error(
+                "breaker.open",
+                detail=f"{self._rejected} of the last {size} messages were rejected",
+                next_step="nothing more is processed: mend or roll back what rejects them, then restart this service",
+            )
+            raise BreakerOpen
 
     def forget(self) -> None:
         """What was seen last did not commit, and will be seen again."""

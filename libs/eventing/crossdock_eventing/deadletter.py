@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 import traceback
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from crossdock_eventing.broker.interface import Headers, Record
@@ -201,8 +202,8 @@ def outline(headers: Headers) -> Outline:
         return Outline(letter.code, letter.topic, letter.partition, letter.offset, thread, kind)
     topic = last.get(_DIALECTS[0].topic)
     return Outline(
-        _text(code),
-        None if topic is None else _text(topic),
+        _name(code),
+        None if topic is None else _name(topic),
         _INT32.unpack(place)[0],
         _INT64.unpack(at)[0],
         thread,
@@ -231,6 +232,12 @@ def _readable(name: str, value: bytes) -> str | int:
     if packed is not None and len(value) == packed.size:
         found: int = packed.unpack(value)[0]
         return found
+    return _text(value)
+
+
+@lru_cache(maxsize=4_096)
+def _name(value: bytes) -> str:
+    """`_text` of what repeats from letter to letter."""
     return _text(value)
 
 

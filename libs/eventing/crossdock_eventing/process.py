@@ -22,10 +22,11 @@ from crossdock_eventing.broker.failure import BrokerError
 from crossdock_eventing.clock import SystemClock
 from crossdock_eventing.health import HealthServer
 from crossdock_eventing.keyvalue import KeyValue, RocksKeyValue
+from crossdock_eventing.pace import Pace
 from crossdock_eventing.registry import ConfluentRegistry, RegistryUnavailable, UnknownSchema
 from crossdock_eventing.service import Service
 from crossdock_eventing.telemetry import Telemetry, configure_logging, configure_tracing
-from crossdock_eventing.worker import Pace, UnequalPartitions, Worker
+from crossdock_eventing.worker import UnequalPartitions, Worker
 
 log = structlog.get_logger(__name__)
 

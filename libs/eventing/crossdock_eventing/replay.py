@@ -19,13 +19,13 @@ from crossdock_eventing.broker.partitioner import partition_for
 from crossdock_eventing.codec import Codec, Undecodable
 from crossdock_eventing.decision import Cause, Decider, Decision, Message
 from crossdock_eventing.envelope import Meta, record_key
+from crossdock_eventing.holding import EXHAUSTED
 from crossdock_eventing.journal import Turn
 from crossdock_eventing.limits import Limits
 from crossdock_eventing.parking.desk import Desk
 from crossdock_eventing.parking.formats import key_text
 from crossdock_eventing.parking.lot import OwnEntries, ParkingLot
 from crossdock_eventing.plain import Tagged, Unreadable, plain, typed
-from crossdock_eventing.retry import EXHAUSTED
 from crossdock_eventing.service import Service
 from crossdock_eventing.state import DueTimer
 

@@ -1,4 +1,4 @@
-"""Back-off for a message that asks for time: exponential, with jitter, bounded by attempts and by time. Used by the worker."""
+"""Back-off for a message that asks for time: exponential, with jitter, bounded by attempts and by time. Used by `holding`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from zlib import crc32
 from crossdock_eventing.broker.interface import Record
 from crossdock_eventing.limits import Limits
 
-#: Code of a message that was tried too often or for too long.
-EXHAUSTED: Final = "retry.exhausted"
 _JITTER: Final = 0.25
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -26,14 +26,14 @@ from crossdock_eventing.calls import Calls
 from crossdock_eventing.clock import Clock, to_micros
 from crossdock_eventing.codec import Codec, Undecodable
 from crossdock_eventing.decision import Cause, Decider, Decision, Message
+from crossdock_eventing.holding import EXHAUSTED, Holding
 from crossdock_eventing.journal import Journal
 from crossdock_eventing.keyvalue import KeyValue
 from crossdock_eventing.limits import Limits
 from crossdock_eventing.outbox import Outbox
+from crossdock_eventing.pace import Pace
 from crossdock_eventing.parking.desk import Decide, Desk
-from crossdock_eventing.parking.formats import key_text
 from crossdock_eventing.registry import SchemaSource
-from crossdock_eventing.retry import EXHAUSTED, next_wait_s
 from crossdock_eventing.service import Service
 from crossdock_eventing.state import DueTimer, TaskState
 from crossdock_eventing.tables import Tables
@@ -41,22 +41,6 @@ from crossdock_eventing.task import Task
 from crossdock_eventing.telemetry import Telemetry, Trace
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """When a worker commits. Small transactions drown the broker in commits; large ones delay everybody.
-
-    It commits when the input is dry and `commit_interval_s` have passed since the last commit, after `commit_interval_s_max`
-    in any case, or at `batch_max` messages.
-    """
-
-    batch_max: int = 2_000
-    commit_interval_s: float = 0.020
-    commit_interval_s_max: float = 0.100
-    idle_wait_s: float = 0.100
-    calls_wait_s: float = 0.005
-    timers_max: int = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +132,10 @@ class Worker:
         self._decider = Decider(service, self._codec, partitions=self._partitions, partition_of=partition_of)
         self._outbox = Outbox(service.name, self._codec, self._telemetry, compacted=frozenset(compacted))
         self._desk = Desk(service, decider=self._decider, letters=self._outbox, limits=self._limits)
+        self._holding = Holding(self._desk, clock, self._limits, self._telemetry, self._instructions)
         self._tables = Tables(broker, self._codec, service.tables, self._telemetry.row_unreadable)
         self._tables.catch_up()
-        self._tables_read_at_poll = 0
-        self._tables_behind = False
+        self._tables_read_at_poll, self._tables_behind = 0, False
 
         self._tasks: dict[int, Task] = {}
         self._buffer: deque[_Polled] = deque()
@@ -181,7 +165,7 @@ class Worker:
         wait: False never waits for input (the simulator).
         """
         self._now = max(self._now, self._clock.now())
-        self._release_held()
+        self._go_on()
         self._poll(self._wait_s() if wait else 0.0)
         self._settle_assignment()
         self._calls.collect()
@@ -323,7 +307,11 @@ class Worker:
 
     def _hold(self) -> None:
         """Read nothing of a partition that waits and forget what was read: others must not wait behind a full buffer."""
-        held = {each for task in self._tasks.values() for each in self._held_inputs(task)}
+        held = {
+            each
+            for task in self._tasks.values()
+            for each in self._holding.inputs(task, self._inputs_of(task.partition))
+        }
         if any(TopicPartition(each.record.topic, each.record.partition) in held for each in self._buffer):
             self._consumer.pause(list(held))
             self._buffer = deque(
@@ -332,26 +320,12 @@ class Worker:
                 if TopicPartition(each.record.topic, each.record.partition) not in held
             )
 
-    def _held_inputs(self, task: Task) -> frozenset[TopicPartition]:
-        """All, while a message asked for time; all but the instructions, while a parked key's queue is full."""
-        if task.held_until_s is not None:
-            return self._inputs_of(task.partition)
-        if task.crowded is not None:
-            return self._inputs_of(task.partition) - {TopicPartition(self._instructions, task.partition)}
-        return frozenset()
-
-    def _release_held(self) -> None:
-        """Go on with partitions whose time is over, or whose full queue has shrunk, at the message that was left."""
+    def _go_on(self) -> None:
+        """Read on where partitions wait no more, at the message that was left."""
         if self._breaker.open:
             return
-        now_s = self._clock.monotonic_s()
         for task in self._tasks.values():
-            held = self._held_inputs(task)
-            if task.held_until_s is not None and task.held_until_s <= now_s:
-                task.held_until_s = None
-            if task.crowded is not None and self._desk.has_room(task, task.crowded):
-                task.crowded = None
-            for each in held - self._held_inputs(task):
+            for each in self._holding.freed(task, self._inputs_of(task.partition)):
                 self._consumer.seek(each, task.next_offsets[each.topic])
                 self._consumer.resume([each])
 
@@ -395,12 +369,7 @@ class Worker:
             log.warning("transaction.aborted", code=refused.code)
             self._abandon()
             return 0
-        except BreakerOpen as reason:
-            log.error(
-                "breaker.open",
-                detail=str(reason),
-                next_step="nothing more is processed: mend or roll back what rejects them, then restart this service",
-            )
+        except BreakerOpen:
             self._telemetry.stopped()
             self._abandon()
             return 0
@@ -470,7 +439,7 @@ class Worker:
             return _DONE
         if self._desk.is_parked(task, record):
             if not self._desk.join(task, record):
-                self._crowd(task, record)
+                self._holding.crowd(task, record)
                 return _WAIT
             self._enter(batch, task, record)
             return _DONE
@@ -483,7 +452,7 @@ class Worker:
                 batch, task, message.key, message.command, message.cause, polled.poll, trace
             )
         except self._service.retryable as error:
-            if self._wait_for(task, record, error):
+            if self._holding.ask_for_time(task, record, error, self._now):
                 return _WAIT
             detail = f"still after {self._limits.retry_attempts_max} tries or {self._limits.retry_s_max:g} s: {error}"
             self._reject(batch, task, record, code=EXHAUSTED, detail=detail, error=error)
@@ -533,44 +502,11 @@ class Worker:
             try:
                 return self._decide(batch, task, key, command, cause, poll)
             except self._service.retryable as error:
-                if not self._wait_for(task, record, error):
+                if not self._holding.ask_for_time(task, record, error, self._now):
                     raise self._service.rejected(EXHAUSTED, str(error)) from error
                 return None
 
         return decide
-
-    def _wait_for(self, task: Task, record: Record, error: Any) -> bool:
-        """A message asked for time: hold its task, and no other; False when it was tried enough."""
-        now_s = self._clock.monotonic_s()
-        task.retry, wait_s = next_wait_s(task.retry, record, error.after_s, now_s=now_s, limits=self._limits)
-        if wait_s is None:
-            task.retry = None
-            self._telemetry.retried(task.partition)
-            return False
-        task.held_until_s = now_s + wait_s
-        self._telemetry.retrying(task.partition, task.retry.attempts, self._now + timedelta(seconds=wait_s))
-        log.warning(
-            "message.retry_later",
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            attempt=task.retry.attempts,
-            wait_s=round(wait_s, 3),
-            detail=str(error),
-        )
-        return True
-
-    def _crowd(self, task: Task, record: Record) -> None:
-        """The queue of this message's key is full: the task takes no more input, as nothing may overtake or be lost."""
-        task.crowded = key_text(record.key or b"")
-        log.error(
-            "parking.full",
-            key=task.crowded,
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            next_step="this partition stands still until an operator releases or discards: crossdock dlt plan",
-        )
 
     def _decide(
         self,
@@ -620,9 +556,7 @@ class Worker:
         self._enter(batch, task, record)
 
     def _enter(self, batch: _Batch, task: Task, record: Record) -> None:
-        if task.retry is not None and (task.retry.topic, task.retry.offset) == (record.topic, record.offset):
-            task.retry = None
-            self._telemetry.retried(task.partition)
+        self._holding.settled(task, record)
         before = task.next_offsets[record.topic]
         task.processed(record)
         self._journal.entered(task.partition, record.topic, before, record.offset + 1)

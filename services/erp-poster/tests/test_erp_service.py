@@ -30,9 +30,10 @@ from crossdock_eventing.clock import ManualClock, to_micros
 from crossdock_eventing.codec import Codec
 from crossdock_eventing.envelope import headers, record_key, wrap
 from crossdock_eventing.keyvalue import MemoryKeyValue
+from crossdock_eventing.pace import Pace
 from crossdock_eventing.registry import MemoryRegistry
 from crossdock_eventing.service import Service
-from crossdock_eventing.worker import Pace, Worker
+from crossdock_eventing.worker import Worker
 from crossdock_simulators.erp import Books, Erp, Faults
 from crossdock_tools.schemas.contracts import Repository
 from crossdock_tools.topic_reader import TopicReader

@@ -40,9 +40,10 @@ from crossdock_eventing.clock import ManualClock, to_micros
 from crossdock_eventing.codec import Codec
 from crossdock_eventing.envelope import headers, record_key, wrap
 from crossdock_eventing.keyvalue import MemoryKeyValue
+from crossdock_eventing.pace import Pace
 from crossdock_eventing.registry import MemoryRegistry
 from crossdock_eventing.service import Answer, Service
-from crossdock_eventing.worker import Pace, Worker
+from crossdock_eventing.worker import Worker
 from crossdock_fulfillment_router.service import service as fulfillment_router
 from crossdock_fulfillment_router.settings import Settings as RouterSettings
 from crossdock_inventory_availability.service import service as inventory_availability

@@ -16,9 +16,10 @@ from crossdock_eventing.broker.failure import BrokerUnavailable, Fenced
 from crossdock_eventing.broker.memory import MemoryBroker
 from crossdock_eventing.clock import Clock
 from crossdock_eventing.keyvalue import KeyValue
+from crossdock_eventing.pace import Pace
 from crossdock_eventing.registry import SchemaSource
 from crossdock_eventing.service import Port, Service
-from crossdock_eventing.worker import Pace, Worker
+from crossdock_eventing.worker import Worker
 from crossdock_simulation.disk import Disk, SimulatedStore
 from crossdock_simulation.gate import Died, Gate, GatedBroker
 

@@ -27,7 +27,7 @@ from crossdock_eventing.parking.formats import (
     queue_name,
 )
 
-_DELAYS_S = (0.0, 0.5, 60.0, 7200.0)
+_DELAYS_S = (0.0, 0.5, 60.0, 7200.0, 259_200.0)
 _AGAIN_S = 5.0
 
 

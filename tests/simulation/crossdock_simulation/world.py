@@ -26,11 +26,11 @@ from crossdock_eventing.broker.memory import MemoryBroker, Timeouts
 from crossdock_eventing.clock import ManualClock
 from crossdock_eventing.codec import Codec
 from crossdock_eventing.envelope import record_key
+from crossdock_eventing.pace import Pace
 from crossdock_eventing.registry import MemoryRegistry
 from crossdock_eventing.replay_check import ReplayCheck
 from crossdock_eventing.service import Service
 from crossdock_eventing.task import OFFSETS_KEY
-from crossdock_eventing.worker import Pace
 from crossdock_fulfillment_router.service import service as fulfillment_router
 from crossdock_fulfillment_router.settings import Settings as RouterSettings
 from crossdock_inventory_availability.service import service as inventory_availability

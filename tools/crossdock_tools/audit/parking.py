@@ -6,17 +6,20 @@ became of every instruction), and the events that released messages led to.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Iterator
 from hashlib import sha256
+from itertools import islice
 from typing import Any
 
 from crossdock_eventing import names
 from crossdock_eventing.broker.interface import TopicPartition
 from crossdock_tools.audit.books import Books
-from crossdock_tools.audit.evidence import GATEWAY, Evidence, place
+from crossdock_tools.audit.evidence import BEHIND, GATEWAY, Evidence, place
 from crossdock_tools.audit.finding import Finding
 from crossdock_tools.audit.report import Check
-from crossdock_tools.audit.taken import Coordinates
+from crossdock_tools.audit.taken import Coordinates, first_letters
 
 _GONE = ("applied", "ignored", "discarded")
 _FIRST = "0" * 64
@@ -24,7 +27,14 @@ _FIRST = "0" * 64
 
 def parked(evidence: Evidence, _books: Books) -> tuple[Check, ...]:
     """Every parked message has one fate, queues keep their order, the replays are one chain, and no effect is made twice."""
-    return (_fates(evidence), _queues(evidence), _order(evidence), _chain(evidence), _effects(evidence))
+    return (
+        _fates(evidence),
+        _queues(evidence),
+        _order(evidence),
+        _overtaken(evidence),
+        _chain(evidence),
+        _effects(evidence),
+    )
 
 
 def unparked(evidence: Evidence, _books: Books) -> Check:
@@ -133,6 +143,60 @@ def _order(evidence: Evidence) -> Check:
                     )
                     offsets[log] = message["offset"]
     return finding.check()
+
+
+def _overtaken(evidence: Evidence) -> Check:
+    """From the transaction after a rejection until the one that frees the key, nothing of that key is decided as it comes."""
+    finding = Finding(5, "nothing of a key overtakes what is parked of it")
+    behind = {
+        (letter.service, letter.original) for letter in evidence.letters if letter.letter.code == BEHIND
+    }
+    rejected = {(letter.service, letter.original): letter.record.key for letter in first_letters(evidence)}
+    for (service, number), turns in evidence.journals.items():
+        handled = evidence.handled[service]
+        for key, start, end in _episodes(evidence, service, number, rejected):
+            text = key.decode(errors="surrogateescape")
+            for turn in turns[start + 1 : end]:
+                for run in turn.runs:
+                    entries = evidence.log.get(TopicPartition(run.topic, number), ())
+                    first = bisect_left(entries, run.start, key=lambda entry: entry.record.offset)
+                    for entry in islice(entries, first, None):
+                        if entry.record.offset >= run.end:
+                            break
+                        if entry.record.key == key and entry.body.SCHEMA in handled.get(run.topic, ()):
+                            where = (run.topic, number, entry.record.offset)
+                            finding.expect(
+                                (service, where) in behind,
+                                f"{place(entry.record)} was decided by {service} while {text} was parked",
+                            )
+                for _, timer_key, name in turn.timers:
+                    finding.expect(
+                        timer_key != text and not timer_key.endswith(f":{text}"),
+                        f"timer {name} of {timer_key} fired at {service} while {text} was parked",
+                    )
+    return finding.check()
+
+
+def _episodes(
+    evidence: Evidence,
+    service: str,
+    number: int,
+    rejected: dict[tuple[str, Coordinates | None], bytes | None],
+) -> Iterator[tuple[bytes, int, int]]:
+    """Record key, index of the turn that rejected, index of the turn that freed the key (the end, if none has)."""
+    turns = evidence.journals[service, number]
+    moments = [turn.now_us for turn in turns]
+    freed: dict[tuple[str, str], int] = {}
+    for _, said in evidence.replays.get((service, number), ()):
+        if said["left"] == 0 and said["op"] in ("release", "discard"):
+            freed.setdefault((said["key"], said["episode"]), said["at"])
+    for index, turn in enumerate(turns):
+        for topic, offset, _ in turn.rejected:
+            key = rejected.get((service, (topic, number, offset)))
+            if key:
+                text = key.decode(errors="surrogateescape")
+                at_us = freed.get((text, f"{topic}[{number}]@{offset}"))
+                yield key, index, len(turns) if at_us is None else bisect_left(moments, at_us)
 
 
 def _chain(evidence: Evidence) -> Check:

@@ -20,9 +20,10 @@ from crossdock_eventing.codec import Codec
 from crossdock_eventing.envelope import headers, wrap
 from crossdock_eventing.keyvalue import KeyValue, MemoryKeyValue
 from crossdock_eventing.limits import Limits
+from crossdock_eventing.pace import Pace
 from crossdock_eventing.registry import MemoryRegistry
 from crossdock_eventing.service import Answer, Service
-from crossdock_eventing.worker import Pace, Worker
+from crossdock_eventing.worker import Worker
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 PARTITIONS = 2

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from crossdock_simulation.mutations import orders, posting, returning, routing, settling, shell, stock
+from crossdock_simulation.mutations import (
+    orders,
+    parking,
+    posting,
+    returning,
+    routing,
+    settling,
+    shell,
+    stock,
+)
 from crossdock_simulation.mutations.mutation import Mutation
 
 MUTATIONS: tuple[Mutation, ...] = tuple(
     sorted(
         (
             *shell.MUTATIONS,
+            *parking.MUTATIONS,
             *orders.MUTATIONS,
             *stock.MUTATIONS,
             *routing.MUTATIONS,
