@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from crossdock_canonical.money import Amounts, Money
+from crossdock_canonical.money import Money
 from crossdock_canonical.records import CancelRequested, ChannelOrderReceived, PaymentCaptured
 from crossdock_canonical.specification import T0
 from crossdock_eventing.codec import Codec
@@ -18,7 +20,7 @@ from crossdock_simulation.planting import an_order
 from crossdock_tools.dead_letters.errors import DeadLetterError
 from crossdock_tools.dead_letters.fields import Assignment, Invalid, Path, Predicate
 from crossdock_tools.dead_letters.payloads import Payloads
-from crossdock_tools.dead_letters.worth import money_text, worth
+from crossdock_tools.dead_letters.worth import may_name_money, money_text, worth
 
 PAYLOAD: dict[str, Any] = {
     "meta": {"attributes": {"channel.note": "gift"}, "recorded_at": datetime(2026, 3, 2, 9, tzinfo=UTC)},
@@ -230,32 +232,33 @@ def test_a_schema_that_is_not_registered_is_said(desk: Desk) -> None:
         Payloads(Behind()).migrate(value, ())
 
 
+EUR = {"currency": "EUR"}
+
+
 @pytest.mark.parametrize(
-    ("fields", "found"),
+    ("record", "found"),
     [
-        ({"total": {"minor": 5, "currency": "EUR"}, "amount": {"minor": 6, "currency": "EUR"}}, ("EUR", 5)),
-        ({"total": None, "amount": {"minor": -6, "currency": "JPY"}}, ("JPY", -6)),
-        ({"currency": "EUR", "declared_minor": 7, "lines": [{}]}, ("EUR", 7)),
-        ({"sku": "A", "units": 3}, None),
-        ({"currency": "EUR", "lines": []}, None),
+        (
+            PaymentCaptured(order_id="o", capture_id="c", amount=Money(minor=6, **EUR), captured_at=T0),
+            ("EUR", 6),
+        ),
+        (ORDER, ("EUR", 2700)),
+        (replace(ORDER, total=None), ("EUR", 2700)),
+        (replace(ORDER, total=None, other_minor=3, shipping=None), ("EUR", 2203)),
+        (replace(ORDER, total=None, currency=""), None),
+        (replace(ORDER, total=None, lines=(), shipping=None), None),
+        (SimpleNamespace(currency="JPY", declared_minor=7), ("JPY", 7)),
+        (SimpleNamespace(currency="EUR", amount_minor=-9, lines=()), ("EUR", -9)),
+        (SimpleNamespace(sku="A", units=3), None),
+        (CancelRequested(order_id="o", request_id="r", actor="a"), None),
     ],
 )
-def test_the_money_that_a_message_names(fields: dict[str, Any], found: Any) -> None:
-    assert worth(fields) == found
+def test_the_money_that_a_message_names(record: Any, found: Any) -> None:
+    assert worth(record) == found
 
 
-def test_the_worth_of_lines_is_what_is_due_for_them() -> None:
-    lines = (
-        Amounts(currency="EUR", goods=1000, discount=100, tax=90),
-        Amounts(currency="EUR", goods=10, facilitator_tax=1),
-    )
-    fields = {
-        "currency": "EUR",
-        "lines": [{"amounts": each.to_avro()} for each in lines],
-        "shipping": Amounts(currency="EUR", goods=500).to_avro(),
-        "other_minor": 3,
-    }
-    assert worth(fields) == ("EUR", sum(each.due for each in lines) + 503)
+def test_types_that_name_no_money_are_known_as_such() -> None:
+    assert [may_name_money(kind) for kind in KINDS] == [True, False, True]
 
 
 def test_money_for_people() -> None:

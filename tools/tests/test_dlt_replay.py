@@ -187,6 +187,8 @@ def test_after_a_stale_edit_the_message_is_not_released(shop: Any, dlt: Callable
     ran = dlt("run", "p.json", "--keep-going", "--json")
     assert (ran.exit_code, ran.json["sent"], ran.json["unsent"]) == (1, 1, 1)
     assert "came to stale" in ran.json["surprises"][0]
+    ran = dlt("run", "p.json", "--keep-going", "--json")
+    assert (ran.json["sent"], ran.json["unsent"]) == (0, 1), "nor by a second run"
     assert shop.parked() == {id_of(1): 1}
 
 
@@ -304,6 +306,8 @@ def test_a_service_that_stands_still_is_waited_for_so_long_and_lost_is_nothing(
     assert (
         f"{SERVICE} has said nothing for 5 s to 1 instructions on {names.retry_topic(SERVICE)}" in answer.err
     )
+    assert dlt("run", "p.json", "--wait", "5").exit_code == 1
+    assert len(shop.instructions()) == 1, "what lies there is not sent again"
     shop.at_work = True
     ran = dlt("run", "p.json", "--json")
     assert (ran.exit_code, ran.json["sent"]) == (0, 0)

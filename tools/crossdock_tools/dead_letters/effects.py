@@ -44,7 +44,7 @@ def effect_of(body: Any) -> Effect:
     about = ", ".join(
         str(getattr(body, name)) for name in (*body.KEY, *body.IDENTITY) if name in _fields(body)
     )
-    return Effect(type(body).__name__, about, worth(body.to_avro()))
+    return Effect(type(body).__name__, about, worth(body))
 
 
 def _fields(body: Any) -> frozenset[str]:
@@ -53,7 +53,7 @@ def _fields(body: Any) -> frozenset[str]:
 
 def _document(document: Any) -> Effect:
     kind = str(getattr(document, "document_type", "")).lower()
-    return Effect(DOCUMENT, f"{kind} {document.business_key}".strip(), worth(document.to_avro()))
+    return Effect(DOCUMENT, f"{kind} {document.business_key}".strip(), worth(document))
 
 
 def tally(effects: Iterable[Effect]) -> dict[str, dict[str, Any]]:

@@ -43,7 +43,6 @@ class Group:
     newest_ms: int
     letters: int = 0
     behind: int = 0
-    settled: int = 0
     loose: int = 0
     parked: set[Place] = field(default_factory=set)
     keys: set[str] = field(default_factory=set)
@@ -52,32 +51,37 @@ class Group:
     _settled: set[Place] = field(default_factory=set)
     _samples: dict[tuple[str, bytes], tuple[bytes, Headers]] = field(default_factory=dict)
 
-    def count(self, record: Record, found: Outline, *, gone: bool, parks: bool) -> None:
+    def count(self, record: Record, found: Outline, place: Place, *, gone: bool, parks: bool) -> None:
         """Take one letter in."""
         self.letters += 1
-        self.oldest_ms = min(self.oldest_ms, record.timestamp_ms)
-        self.newest_ms = max(self.newest_ms, record.timestamp_ms)
-        self.behind += found.code == BEHIND
+        stamp_ms = record.timestamp_ms
+        if stamp_ms < self.oldest_ms:
+            self.oldest_ms = stamp_ms
+        elif stamp_ms > self.newest_ms:
+            self.newest_ms = stamp_ms
+        if found.code == BEHIND:
+            self.behind += 1
         if not parks:
             self.loose += 1
-            return
-        key = key_text(record.key or b"")
-        place = (found.topic or "", found.partition or 0, found.offset or 0, key)
-        if gone:
+        elif gone:
             self._settled.add(place)
-            self.settled = len(self._settled)
-            return
-        self.parked.add(place)
-        self.keys.add(key)
-        order = found.correlation_id or key
-        self.orders.add(order)
-        if record.value is not None:
-            self._samples[order, found.kind] = (record.value, record.headers)
+        else:
+            self.parked.add(place)
+            self.keys.add(place[3])
+            order = found.correlation_id or place[3]
+            self.orders.add(order)
+            sample = order, found.kind
+            if sample not in self._samples and record.value is not None:
+                self._samples[sample] = record.value, record.headers
+
+    @property
+    def settled(self) -> int:
+        return len(self._settled)
 
     def weigh(self, payloads: Payloads) -> None:
         """Work out what is at stake. Raises RegistryUnavailable."""
         from crossdock_eventing.codec import Undecodable
-        from crossdock_tools.dead_letters.worth import add, worth
+        from crossdock_tools.dead_letters.worth import add, may_name_money, worth
 
         largest: dict[str, tuple[str, int]] = {}
         worthless: set[bytes] = set()
@@ -85,21 +89,16 @@ class Group:
             if kind in worthless:
                 continue
             try:
-                payload = payloads.read(value, headers)
+                body = payloads.read(value, headers).body
             except Undecodable:
                 continue
-            found = worth(payload.fields)
-            if found is None:
-                if kind and not _MONEY & payload.body.to_avro().keys():
-                    worthless.add(kind)
-            elif found[1] > largest.get(order, ("", -1))[1]:
+            found = worth(body)
+            if found is not None and found[1] > largest.get(order, ("", -1))[1]:
                 largest[order] = found
+            elif kind and not may_name_money(type(body)):
+                worthless.add(kind)
         for currency, minor in largest.values():
             add(self.stake, currency, minor)
-
-
-#: Fields by which a type may name money; a type with none of them is not decoded again.
-_MONEY = frozenset({"total", "amount", "declared_total", "captured", "store_refund", "currency"})
 
 
 def grouped(
@@ -140,6 +139,7 @@ def grouped(
         group.count(
             record,
             letter,
+            place,
             gone=place in gone.get(service, nothing),
             parks=bool(record.key) and service in parking,
         )

@@ -5,6 +5,7 @@ What the headers mean is `crossdock_eventing.deadletter`'s to know; letters of o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from crossdock_eventing.broker.interface import Broker, Reader, Record, TopicPartition
@@ -22,14 +23,24 @@ _POLL_S = 0.1
 _POLL_MAX = 1_000
 
 
-def partitions_of(broker: Broker, topic: str) -> int:
-    """How many partitions a topic has. Raises DeadLetterError for one that does not exist."""
+def require_topics(broker: Broker, topics: Iterable[str]) -> None:
+    """Raises DeadLetterError for one that does not exist."""
     admin = broker.admin()
     try:
-        if topic not in admin.topics():
-            raise DeadLetterError(
-                f"there is no topic {topic} on this cluster: crossdock topics apply creates those of the services"
-            )
+        missing = sorted(set(topics) - admin.topics())
+    finally:
+        admin.close()
+    if missing:
+        raise DeadLetterError(
+            f"there is no topic {', '.join(missing)} on this cluster: crossdock topics apply creates those of the services"
+        )
+
+
+def partitions_of(broker: Broker, topic: str) -> int:
+    """How many partitions a topic has. Raises DeadLetterError for one that does not exist."""
+    require_topics(broker, [topic])
+    admin = broker.admin()
+    try:
         return admin.partitions(topic)
     finally:
         admin.close()
@@ -63,7 +74,7 @@ def find(broker: Broker, topic: str, *, partition: int | None = None, offset: in
 
 def find_key(broker: Broker, registry: SchemaSource, topic: str, key: str) -> Record:
     """The newest letter under this key that was rejected itself; else the newest that waits behind one. Raises DeadLetterError."""
-    partitions_of(broker, topic)
+    require_topics(broker, [topic])
     reader = TopicReader(broker, registry, [topic])
     wanted = key_bytes(key)
     rejected: Record | None = None

@@ -284,15 +284,14 @@ def _injections(
     skip_unfit: bool,
 ) -> tuple[list[Item], dict[str, int]]:
     from crossdock_tools.dead_letters.foreign import Reception, injections
-    from crossdock_tools.dead_letters.letters import partitions_of
+    from crossdock_tools.dead_letters.letters import require_topics
     from crossdock_tools.dead_letters.payloads import Payloads
     from crossdock_tools.topic_reader import TopicReader
     from crossdock_tools.topics import group_inputs
 
     inputs = group_inputs(repository(None))[service]
     topics = from_topic or [names.dead_letter_topic(service)]
-    for each in topics:
-        partitions_of(cluster.broker(), each)
+    require_topics(cluster.broker(), topics)
     reception = Reception(
         service=service,
         cluster=cluster_id,

@@ -1,7 +1,6 @@
 """The money that a message names: what is at stake in a group of dead letters, what an effect moves. Pure.
 
-Read from field names that the contracts share, so that it holds for messages of any version: an amount of the whole message, else
-the sum of its lines and charges.
+By field names that the contracts share: an amount of the whole message, else the sum of its lines and charges.
 """
 
 from __future__ import annotations
@@ -9,29 +8,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from crossdock_canonical.money import AmountNotRepresentable, decimal_text
+from crossdock_canonical.money import AmountNotRepresentable, Amounts, Money, decimal_text
 
 Sums = dict[str, int]
 """Minor units by currency."""
 
 _WHOLE = ("total", "amount", "declared_total", "captured", "store_refund")
+_MINOR = ("amount_minor", "declared_minor", "sum_minor")
 
 
-def worth(fields: Mapping[str, Any]) -> tuple[str, int] | None:
-    """Currency and minor units; None for a message that names no money."""
+def worth(body: Any) -> tuple[str, int] | None:
+    """Currency and minor units of a typed record; None for one that names no money."""
     for name in _WHOLE:
-        match fields.get(name):
-            case {"minor": int(minor), "currency": str(currency)}:
-                return currency, minor
-    currency = str(fields.get("currency") or "")
+        whole = getattr(body, name, None)
+        if isinstance(whole, Money):
+            return whole.currency, whole.minor
+    currency = str(getattr(body, "currency", ""))
     if not currency:
         return None
-    for name in ("amount_minor", "declared_minor", "sum_minor"):
-        if isinstance(fields.get(name), int):
-            return currency, fields[name]
-    charges = [each.get("amounts") for each in fields.get("lines") or () if isinstance(each, Mapping)]
-    due = [_due(each) for each in (*charges, fields.get("shipping")) if isinstance(each, Mapping)]
-    return (currency, sum(due) + int(fields.get("other_minor") or 0)) if due else None
+    for name in _MINOR:
+        minor = getattr(body, name, None)
+        if isinstance(minor, int):
+            return currency, minor
+    charges = [getattr(line, "amounts", None) for line in getattr(body, "lines", ())]
+    due = [each.due for each in (*charges, getattr(body, "shipping", None)) if isinstance(each, Amounts)]
+    return (currency, sum(due) + int(getattr(body, "other_minor", 0))) if due else None
+
+
+def may_name_money(kind: type[Any]) -> bool:
+    """Whether any record of the type can be worth something."""
+    return any(hasattr(kind, name) for name in (*_WHOLE, "currency"))
 
 
 def add(sums: Sums, currency: str, minor: int) -> None:
@@ -58,14 +64,3 @@ def _amount(minor: int, currency: str) -> str:
     except AmountNotRepresentable:
         return f"{minor} {currency}"
     return f"{'-' if minor < 0 else ''}{int(whole):,}{dot}{part} {currency}"
-
-
-def _due(amounts: Mapping[str, Any]) -> int:
-    """As `Amounts.due`."""
-    found: dict[str, int] = {name: int(value) for name, value in amounts.items() if isinstance(value, int)}
-    return (
-        found.get("goods", 0)
-        - found.get("discount", 0)
-        + found.get("tax", 0)
-        + found.get("facilitator_tax", 0)
-    )
