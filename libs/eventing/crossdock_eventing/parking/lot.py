@@ -35,6 +35,7 @@ from crossdock_eventing.parking.formats import (
 _HANDLED_MAX: Final = 100
 _INJECTED_US: Final = 30 * 24 * 3600 * 1_000_000  # as long as dead letters are kept
 _OVERHEAD_BYTES: Final = 200  # what a message takes beside its value
+_DECODED_MAX: Final = 1_000  # parked keys whose entry is kept decoded
 
 
 class Own(Protocol):
@@ -96,10 +97,15 @@ class ParkingLot:
         self._own = own
         self._keys: set[str] | None = None
         self._releasing: set[str] = set()
+        # What is worked on, decoded: a release asks for the same key's entries several times for each message.
+        self._parks: dict[str, Park] = {}
+        self._last_queued: tuple[str, int, Queued] | None = None
 
     def forget(self) -> None:
         """The entries changed otherwise (an abort, a restore): look again."""
         self._keys = None
+        self._parks.clear()
+        self._last_queued = None
 
     @property
     def keys(self) -> frozenset[str] | set[str]:
@@ -266,11 +272,26 @@ class ParkingLot:
         return park
 
     def _park(self, key: str) -> Park | None:
-        found = self._own.own(park_name(key))
-        return None if found is None else Park.from_json(json.loads(found))
+        park = self._parks.get(key)
+        if park is None:
+            found = self._own.own(park_name(key))
+            if found is None:
+                return None
+            park = Park.from_json(json.loads(found))
+            self._keep(key, park)
+        return park
+
+    def _keep(self, key: str, park: Park) -> None:
+        if len(self._parks) >= _DECODED_MAX:
+            self._parks.clear()
+        self._parks[key] = park
 
     def _set_park(self, key: str, park: Park | None) -> None:
         self._own.set_own(park_name(key), None if park is None else _packed(park.to_json()))
+        if park is None:
+            self._parks.pop(key, None)
+        else:
+            self._keep(key, park)
         known = self.keys
         assert isinstance(known, set)
         if park is None:
@@ -283,10 +304,17 @@ class ParkingLot:
             self._releasing.discard(key)
 
     def _queued(self, key: str, seq: int) -> Queued | None:
+        if self._last_queued is not None and self._last_queued[:2] == (key, seq):
+            return self._last_queued[2]
         found = self._own.own(queue_name(key, seq))
-        return None if found is None else Queued.from_json(key, json.loads(found))
+        if found is None:
+            return None
+        queued = Queued.from_json(key, json.loads(found))
+        self._last_queued = key, seq, queued
+        return queued
 
     def _set_queued(self, key: str, seq: int, queued: Queued | None) -> None:
+        self._last_queued = None if queued is None else (key, seq, queued)
         self._own.set_own(queue_name(key, seq), None if queued is None else _packed(queued.to_json()))
 
 
