@@ -314,6 +314,24 @@ def test_a_service_that_stands_still_is_waited_for_so_long_and_lost_is_nothing(
     assert ran.json["certificate"]["messages"] == {"in": 2, "applied": 2}
 
 
+def test_an_instruction_that_comes_twice_changes_nothing(shop: Any, dlt: Callable) -> None:
+    parked_orders(shop, 2)
+    dlt(*CHOICE, "--all")
+    made = dlt("run", "p.json", "--json").json["certificate"]
+    producer = shop.broker().producer("stutter")
+    producer.init_transactions()
+    producer.begin()
+    for each in shop.instructions():
+        producer.produce(names.retry_topic(SERVICE), key=each.key.encode(), value=each.to_bytes())
+    producer.commit()
+    ran = dlt("run", "p.json", "--json")
+    assert [each.outcome for each in shop.entries()].count("already") == 2
+    assert (ran.exit_code, ran.json["sent"], ran.json["surprises"]) == (0, 0, [])
+    assert {**ran.json["certificate"], "chain": None} == {**made, "chain": None}
+    Path("old.json").write_text(json.dumps(made))
+    assert dlt("certificate", "p.json", "--verify", "old.json").exit_code == 0
+
+
 def test_the_rate_is_kept(shop: Any, dlt: Callable, monkeypatch: Any) -> None:
     parked_orders(shop, 8)
     dlt(*CHOICE, "--all")

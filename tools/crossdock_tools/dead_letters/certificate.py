@@ -25,7 +25,7 @@ from crossdock_eventing.registry import SchemaSource
 from crossdock_tools.dead_letters.chain import Link, walk
 from crossdock_tools.dead_letters.effects import Effect, effect_of, tally
 from crossdock_tools.dead_letters.plan import Plan
-from crossdock_tools.dead_letters.replays import GONE, Ledger, Place, ReplayReader, Said
+from crossdock_tools.dead_letters.replays import ALREADY, GONE, Ledger, Place, ReplayReader, Said
 from crossdock_tools.schemas.contracts import Repository
 from crossdock_tools.topic_reader import TopicReader
 
@@ -60,7 +60,7 @@ def certify(plan: Plan, broker: Broker, registry: SchemaSource, repository: Repo
     parked = {key: count for key, count in {entry.key: entry.left for entry in entries}.items() if count}
     released = {entry.key for entry in entries if entry.op != "inject"}
     causes = {*events, *_identities(last, plan.service, broker, registry)}
-    times = [entry.at_us for entry in entries]
+    times = [entry.at_us for entry in entries if entry.outcome != ALREADY]
     return {
         "crossdock_certificate": VERSION,
         "plan": plan.plan,
