@@ -51,7 +51,7 @@ from crossdock_tools.audit.auditor import Auditor
 from crossdock_tools.audit.books import NO_BOOKS, Books
 from crossdock_tools.audit.report import Check, Report
 from crossdock_tools.dead_letters import command as dead_letters
-from crossdock_tools.dead_letters import replay_command
+from crossdock_tools.dead_letters import plan_command, replay_command
 from crossdock_tools.dead_letters.changelog import read_changelog
 from crossdock_tools.dead_letters.replays import ReplayReader, Said
 from crossdock_tools.schemas.contracts import Repository
@@ -313,7 +313,7 @@ def command_line(
     def reachable(**_: object) -> Iterator[Any]:
         yield cluster
 
-    for module in (auditing, dead_letters, replay_command, trace):
+    for module in (auditing, dead_letters, plan_command, replay_command, trace):
         monkeypatch.setattr(module, "reachable_cluster", reachable)
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -381,7 +381,7 @@ def shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
         wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), cache_logger_on_first_use=False
     )
     made = Shop()
-    for module in (dead_letters, replay_command):
+    for module in (dead_letters, plan_command, replay_command):
         monkeypatch.setattr(module, "SystemClock", lambda: made.backbone.clock)
     entries = ReplayReader.entries
 

@@ -17,8 +17,9 @@ from crossdock_eventing.codec import Codec
 from crossdock_eventing.envelope import Meta
 from crossdock_eventing.registry import MemoryRegistry, UnknownSchema
 from crossdock_simulation.planting import an_order
+from crossdock_tools.dead_letters.edits import Assignment, Invalid
 from crossdock_tools.dead_letters.errors import DeadLetterError
-from crossdock_tools.dead_letters.fields import Assignment, Invalid, Path, Predicate
+from crossdock_tools.dead_letters.fields import Path, Predicate
 from crossdock_tools.dead_letters.payloads import Payloads
 from crossdock_tools.dead_letters.worth import may_name_money, money_text, worth
 

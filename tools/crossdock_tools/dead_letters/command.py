@@ -1,6 +1,6 @@
 """`crossdock dlt`, the commands that look and change nothing: list, show, history, verify. Mounted by `main`.
 
-Those that plan and replay are in `replay_command`, and mounted here beside them.
+Those that plan and replay are in `plan_command` and `replay_command`, and mounted here beside them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import typer
 from crossdock_eventing import names
 from crossdock_eventing.clock import SystemClock
 from crossdock_tools.cluster import Cluster, reachable_cluster
-from crossdock_tools.dead_letters import narration, replay_command
+from crossdock_tools.dead_letters import narration, plan_command, replay_command
 from crossdock_tools.dead_letters.errors import DeadLetterError
 from crossdock_tools.schemas.commands import DemoOption, JsonOption, repository
 
@@ -26,7 +26,7 @@ app = typer.Typer(
     ),
     no_args_is_help=True,
 )
-app.command()(replay_command.plan)
+app.command()(plan_command.plan)
 app.command()(replay_command.run)
 app.command()(replay_command.certificate)
 

@@ -17,7 +17,7 @@ from crossdock_eventing.broker.interface import Headers
 from crossdock_eventing.codec import Codec, Undecodable
 from crossdock_eventing.envelope import Meta, header, record_key
 from crossdock_eventing.registry import SchemaSource
-from crossdock_tools.dead_letters.fields import Assignment, Invalid
+from crossdock_tools.dead_letters.edits import Assignment, Invalid
 
 _SCHEMA_HEADER = "__value_schema_id"
 #: What identifies a message and its cause: other services have seen it, so no edit may change it.

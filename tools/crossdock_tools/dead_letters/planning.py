@@ -12,8 +12,8 @@ from typing import Literal
 from crossdock_eventing.parking.formats import Instruction, Operation, Queued, digest
 from crossdock_tools.dead_letters.changelog import Changelog, ParkedKey
 from crossdock_tools.dead_letters.criteria import Criteria
+from crossdock_tools.dead_letters.edits import Assignment, Invalid
 from crossdock_tools.dead_letters.errors import DeadLetterError
-from crossdock_tools.dead_letters.fields import Assignment, Invalid
 from crossdock_tools.dead_letters.groups import BEHIND
 from crossdock_tools.dead_letters.payloads import Payloads
 from crossdock_tools.dead_letters.plan import Item
