@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from crossdock_eventing import names
+from crossdock_tools.dead_letters.plan import TRANSACTIONAL_PREFIX
 from crossdock_tools.schemas.contracts import Repository
 from crossdock_tools.topics import group_inputs, topic_specs
 
@@ -37,7 +38,7 @@ def manifests(found: Repository, *, cluster: str, replication: int) -> dict[str,
         for spec in topic_specs(found, replication)
     ]
     rights = {service: service_rights(found, service) for service in service_names(found)}
-    rights[TOOLS_USER] = _tools_rights()
+    rights[TOOLS_USER] = _tools_rights(found)
     users = [
         _resource(
             "KafkaUser",
@@ -78,9 +79,12 @@ def service_rights(found: Repository, service: str) -> list[dict[str, Any]]:
     return [_acl("topic", name, operations) for name, operations in sorted(by_topic.items())] + rights
 
 
-def _tools_rights() -> list[dict[str, Any]]:
-    """The command line: creates topics, initialises groups, reads everything for trace and dead letters."""
+def _tools_rights(found: Repository) -> list[dict[str, Any]]:
+    """The command line: creates topics, initialises groups, reads everything for trace and dead letters, instructs services."""
+    instructions = [names.retry_topic(service) for service in sorted(group_inputs(found))]
     return [
+        *(_acl("topic", topic, {"Write", "Describe"}) for topic in instructions),
+        _acl("transactionalId", TRANSACTIONAL_PREFIX, {"Write", "Describe"}, prefix=True),
         _acl("topic", "retail.", {"Create", "Read", "Describe", "DescribeConfigs"}, prefix=True),
         _acl("group", "retail.", {"Read"}, prefix=True),
         _acl("group", _SHELL_GROUPS, {"Read"}, prefix=True),

@@ -332,6 +332,22 @@ def test_an_instruction_that_comes_twice_changes_nothing(shop: Any, dlt: Callabl
     assert dlt("certificate", "p.json", "--verify", "old.json").exit_code == 0
 
 
+def test_a_long_queue_that_goes_in_several_transactions_is_waited_for(shop: Any, dlt: Callable) -> None:
+    for revision in range(5):
+        shop.order(1, revision=revision)
+    shop.map()
+    worker = shop.backbone.workers[SERVICE]
+    worker._limits = replace(worker._limits, released_max=2)
+    dlt(*CHOICE, "--all")
+    ran = dlt("run", "p.json", "--json")
+    assert (ran.exit_code, ran.json["sent"]) == (0, 1)
+    assert [each.outcome for each in shop.entries()] == ["continuing", "continuing", "released"]
+    assert ran.json["certificate"]["messages"] == {"in": 5, "applied": 5}
+    assert ran.json["certificate"]["instructions"] == {"planned": 1, "open": 0, "released": 1}
+    [past] = dlt("history", "--json").json
+    assert (past["outcomes"], past["messages"]) == ({"continuing": 2, "released": 1}, {"applied": 5})
+
+
 def test_the_rate_is_kept(shop: Any, dlt: Callable, monkeypatch: Any) -> None:
     parked_orders(shop, 8)
     dlt(*CHOICE, "--all")

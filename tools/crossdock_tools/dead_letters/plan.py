@@ -22,6 +22,8 @@ from crossdock_eventing.parking.formats import Instruction, Malformed
 from crossdock_tools.dead_letters.errors import DeadLetterError
 
 VERSION: Final = 1
+#: What the transactional ids of runs begin with; a plan's id follows, so that two runs of one plan fence each other.
+TRANSACTIONAL_PREFIX: Final = "crossdock-dlt-"
 _HASH_CHARS = 12
 _COMMON = ("v", "plan", "operator", "reason")
 _ABOUT = ("partition", "head", "tail", "messages", "original", "code", "before", "after", "changes")

@@ -24,7 +24,7 @@ from crossdock_eventing.parking.formats import Operation, ReplayEntry, key_bytes
 from crossdock_eventing.registry import SchemaSource
 from crossdock_tools.dead_letters.errors import DeadLetterError
 from crossdock_tools.dead_letters.freshness import require_fresh, require_place, state_of
-from crossdock_tools.dead_letters.plan import Item, Plan
+from crossdock_tools.dead_letters.plan import TRANSACTIONAL_PREFIX, Item, Plan
 from crossdock_tools.dead_letters.replays import Ledger, ReplayReader, sent_items
 
 _WINDOW: Final = 2_000
@@ -82,7 +82,7 @@ def carry_out(
     Raises DeadLetterError when nothing may be sent, the service does not answer, or another run of the plan took over.
     """
     require_place(broker, plan)
-    producer = broker.producer(f"crossdock-dlt-{plan.plan}")
+    producer = broker.producer(f"{TRANSACTIONAL_PREFIX}{plan.plan}")
     reader = ReplayReader(broker, registry, [plan.service])
     try:
         producer.init_transactions()  # what an earlier run left open is settled from here on
