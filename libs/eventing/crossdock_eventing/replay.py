@@ -1,7 +1,8 @@
 """Today's deciders over a recorded run: the journal says in which order and at what moment, the input topics say what.
 
 `Replay` takes the same steps as the worker (`decision.Decider`) and writes nothing. `compare` holds what came out against what
-was published and is stored. The check of a cluster (`replay_check`) and the recorded fixtures give it their records.
+was published and is stored, `compare_runs` two runs against each other. The check of a cluster (`replay_check`), recorded
+fixtures, rebuilds and shadow runs give it their records.
 """
 
 from __future__ import annotations
@@ -62,6 +63,20 @@ class Output:
     place: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A record or a state of a version of the service whose types are not here: what another process told of it.
+
+    identity: the identifying fields of a record. content: as `plain` gives it.
+    """
+
+    kind: str
+    content: Mapping[str, Any]
+    topic: str = ""
+    key: str = ""
+    identity: tuple[str, ...] = ()
+
+
 #: What was decided upon: an answer as the journal has it, a message, a timer.
 Origin = tuple[str, str, str, Any] | Record | DueTimer
 
@@ -83,14 +98,16 @@ class _Parking:
 
     def __init__(self, partition: int) -> None:
         self.partition = partition
-        self.parking = ParkingLot(OwnEntries())
+        self.own = OwnEntries()
+        self.parking = ParkingLot(self.own)
 
 
 class _NoLetters:
-    """A replay writes nothing."""
+    """A replay writes nothing. compacted: it decides what an entry of the replays names, and so the hash that links the next."""
 
-    now_us = 0
-    compacted: frozenset[str] = frozenset()
+    def __init__(self, compacted: frozenset[str]) -> None:
+        self.now_us = 0
+        self.compacted = compacted
 
     def dead_letter(self, *_args: object, **_why: object) -> None: ...
 
@@ -146,15 +163,26 @@ class Replay:
         self._decider = Decider(service, codec, partitions=partitions, partition_of=partition_of)
         # What found no room was not taken, so the journal does not have it.
         limits = Limits(parked_messages_max=sys.maxsize, parked_bytes_max=sys.maxsize)
-        self._letters = _NoLetters()
+        self.partitions = partitions
+        self.compacted = compacted & {kind.TOPIC for kind in service.outputs}
+        self._letters = _NoLetters(self.compacted)
         self._desk = Desk(service, decider=self._decider, letters=self._letters, limits=limits)
         self._tasks: dict[int, _Parking] = {}
         self._instructions = names.retry_topic(service.name)
         self._answers = Tagged(service.answers)
-        self.partitions = partitions
-        self.compacted = compacted & {kind.TOPIC for kind in service.outputs}
         self._witness = witness
         self._tables = {name: _RecordedTable(kind) for name, kind in service.tables.items()}
+
+    def resume(self, partition: int, states: Mapping[str, Any], own: Mapping[str, bytes]) -> None:
+        """Go on from here instead of from nothing: states by key, and the task's own entries (what is parked) by name."""
+        self.states.update(states)
+        task = self._tasks[partition] = _Parking(partition)
+        task.own.entries.update(own)
+
+    def own(self, partition: int) -> Mapping[str, bytes]:
+        """The own entries of a task as they are now, by name: its parked keys and their queues."""
+        task = self._tasks.get(partition)
+        return {} if task is None else task.own.entries
 
     def task(self, partition: int, turns: Iterable[Turn], fetch: Fetch) -> None:
         """Decide every turn of one task. Raises what `fetch` does, then having decided nothing."""
@@ -176,7 +204,11 @@ class Replay:
         self._letters.now_us = turn.now_us
 
         def decide(origin: Origin, key: str, command: Any, cause: Cause, place: tuple[str, int]) -> None:
-            decision = self._decide(key, command, cause, now)
+            try:
+                decision = self._decide(key, command, cause, now)
+            except self.service.retryable as error:
+                self._differs(key, f"{type(command).__name__} asks for time: {error}")
+                return
             if decision is None:
                 return
             if decision.ignored is not None:
@@ -200,7 +232,11 @@ class Replay:
             decide(answer, key, command, self._decider.answer_cause(key, caused_by), ("", 0))
 
         def decide_parked(record: Record, key: str, command: Any, cause: Cause) -> Decision | None:
-            decision = self._decide(key, command, cause, now)
+            try:
+                decision = self._decide(key, command, cause, now)
+            except self.service.retryable as error:
+                # It was settled in this turn, else the turn would not count it: so it had asked too often.
+                raise self.service.rejected(EXHAUSTED, str(error)) from error
             if decision is not None:
                 self._witness(Step(partition, turn, record, key, decision, self._lookups()))
             return decision
@@ -240,6 +276,10 @@ class Replay:
             if due is None:
                 self._differs(timer.key, f"the timer {timer.name} fired, and is not set")
                 continue
+            waits = self._desk.waits(task)
+            if waits is not None and waits(timer.key):
+                self._differs(timer.key, f"the timer {timer.name} fired, and waits while its key is parked")
+                continue
             self.counts["timers"] += 1
             decide(timer, timer.key, *due, ("", timer.due_us))
         self._same_verdicts("ignored", partition, turn.ignored, ignored)
@@ -249,7 +289,7 @@ class Replay:
     def _decide(self, key: str, command: Any, cause: Cause, now: datetime) -> Decision | None:
         """Decide and apply; None, with a difference, when the decider now fails in a way that ends a process.
 
-        Raises the service's `rejected`.
+        Raises the service's `rejected` and `retryable`.
         """
         for table in self._tables.values():
             table.begin_decision()
@@ -257,7 +297,7 @@ class Replay:
             decision = self._decider.decide(
                 command, self.states.get(key), cause=cause, now=now, tables=self._tables
             )
-        except self.service.rejected:
+        except (self.service.rejected, self.service.retryable):
             raise
         except Exception as error:  # noqa: BLE001 - a changed decider may fail in any way; the rest shall still be told
             self._differs(key, f"{type(command).__name__} fails with {type(error).__name__}: {error}")
@@ -317,81 +357,135 @@ def compare(
     may_be_gone: whether retention or compaction may have removed a published record.
     all_tasks: every task was replayed; otherwise nobody can say of a record that it should not be there.
     """
-    service = replay.service.name
-    found = list(replay.differences)
-    was: dict[str, Output] = {}
-    for output in outputs:
-        if output.meta.event_id in was:
+    return [
+        *replay.differences,
+        *compare_runs(
+            replay.service.name,
+            was=(outputs, states),
+            now=(replay.outputs, replay.states),
+            may_be_gone=may_be_gone,
+            all_tasks=all_tasks,
+        ),
+    ]
+
+
+def compare_runs(
+    service: str,
+    *,
+    was: tuple[Iterable[Output], Mapping[str, Any]],
+    now: tuple[Iterable[Output], Mapping[str, Any]],
+    may_be_gone: Callable[[Output], bool] = lambda _output: False,
+    all_tasks: bool = True,
+) -> list[Difference]:
+    """Hold outputs and states by key against each other; either side's may be `Told`. The rest as in `compare`."""
+    found = []
+    before: dict[str, Output] = {}
+    for output in was[0]:
+        if output.meta.event_id in before:
             found.append(
                 Difference(service, _thread(output), f"{_name(output)} was published twice: {output.place}")
             )
-        was[output.meta.event_id] = output
+        before[output.meta.event_id] = output
     new: list[Output] = []
-    for output in replay.outputs:
-        recorded = was.pop(output.meta.event_id, None)
+    for output in now[0]:
+        recorded = before.pop(output.meta.event_id, None)
         if recorded is None:
             if not may_be_gone(output):
                 new.append(output)
-        elif (recorded.body, recorded.meta) != (output.body, output.meta):
-            changes = (*_changes(recorded.body, output.body), *_changes(recorded.meta, output.meta))
-            found.append(Difference(service, _thread(output), f"{_name(output)} has changed", changes))
-    gone = list(was.values()) if all_tasks else []
+        elif not (same(recorded.body, output.body) and recorded.meta == output.meta):
+            changed = (*changes(recorded.body, output.body), *changes(recorded.meta, output.meta))
+            found.append(Difference(service, _thread(output), f"{_name(output)} has changed", changed))
+    gone = list(before.values()) if all_tasks else []
     found += _moved(service, gone, new)
-    for key in sorted(states.keys() | replay.states.keys()):
-        before, after = states.get(key), replay.states.get(key)
-        if before == after:
+    for key in sorted(was[1].keys() | now[1].keys()):
+        old, state = was[1].get(key), now[1].get(key)
+        if same(old, state):
             continue
-        if before is None or after is None:
-            if before is None or all_tasks:
-                what = "the state is new" if before is None else "the state is gone"
-                shown = plain(after if before is None else before)
+        if old is None or state is None:
+            if old is None or all_tasks:
+                what = "the state is new" if old is None else "the state is gone"
+                shown = _content(state if old is None else old)
                 found.append(Difference(service, key, what, (f"{shown}",)))
         else:
-            found.append(Difference(service, key, "the state has changed", _changes(before, after)))
+            found.append(Difference(service, key, "the state has changed", changes(old, state)))
     return found
 
 
 def _moved(service: str, gone: list[Output], new: list[Output]) -> Iterator[Difference]:
     """What is missing and what is new; one of each of a type from the same cause reads as a change of identity."""
-    waiting: dict[tuple[str, type[Any]], list[Output]] = {}
+    waiting: dict[tuple[str, str], list[Output]] = {}
     for output in gone:
-        waiting.setdefault((output.meta.causation_id, type(output.body)), []).append(output)
+        waiting.setdefault((output.meta.causation_id, _kind(output.body)), []).append(output)
     for output in new:
-        pairs = waiting.get((output.meta.causation_id, type(output.body)))
+        pairs = waiting.get((output.meta.causation_id, _kind(output.body)))
         if pairs:
             was = pairs.pop(0)
             # The ids differ because an identifying field does: that field says it all.
             meta = replace(output.meta, event_id=was.meta.event_id)
-            changes = (*_changes(was.body, output.body), *_changes(was.meta, meta))
-            yield Difference(service, _thread(output), f"{_name(output)} is another one", changes)
+            changed = (*changes(was.body, output.body), *changes(was.meta, meta))
+            yield Difference(service, _thread(output), f"{_name(output)} is another one", changed)
         else:
-            yield Difference(service, _thread(output), f"{_name(output)} is new", (f"{plain(output.body)}",))
+            yield Difference(
+                service, _thread(output), f"{_name(output)} is new", (f"{_content(output.body)}",)
+            )
     for output in (each for rest in waiting.values() for each in rest):
         yield Difference(
-            service, _thread(output), f"{_name(output)} is no longer published", (f"{plain(output.body)}",)
+            service, _thread(output), f"{_name(output)} is no longer published", (f"{_content(output.body)}",)
         )
 
 
+def told(value: Any) -> Told:
+    """A record or a state, as another process can be told of it."""
+    if not hasattr(value, "IDENTITY"):
+        return Told(type(value).__name__, plain(value))
+    return Told(type(value).__name__, plain(value), value.TOPIC, record_key(value), tuple(value.IDENTITY))
+
+
+def same(was: Any, now: Any) -> bool:
+    """Whether two records or states are equal, either of which may be `Told`, or missing."""
+    if isinstance(was, Told) == isinstance(now, Told) or was is None or now is None:
+        return bool(was == now)
+    return _kind(was) == _kind(now) and bool(_content(was) == _content(now))
+
+
 def _thread(output: Output) -> str:
-    return output.meta.correlation_id or record_key(output.body)
+    body = output.body
+    return output.meta.correlation_id or (body.key if isinstance(body, Told) else record_key(body))
 
 
 def _name(output: Output) -> str:
-    identity = ", ".join(f"{name} {getattr(output.body, name)}" for name in output.body.IDENTITY)
-    return f"{type(output.body).__name__} ({identity})" if identity else type(output.body).__name__
+    body = output.body
+    if isinstance(body, Told):
+        identity = ", ".join(f"{name} {body.content.get(name)}" for name in body.identity)
+    else:
+        identity = ", ".join(f"{name} {getattr(body, name)}" for name in body.IDENTITY)
+    return f"{_kind(body)} ({identity})" if identity else _kind(body)
 
 
-def _changes(was: Any, now: Any) -> tuple[str, ...]:
-    """The fields that differ, as `path: was -> is`."""
-    if type(was) is not type(now):
-        return (f"{type(was).__name__} -> {type(now).__name__}",)
-    return tuple(_changed_fields("", plain(was), plain(now)))
+def _kind(value: Any) -> str:
+    return value.kind if isinstance(value, Told) else type(value).__name__
+
+
+def _content(value: Any) -> Any:
+    return value.content if isinstance(value, Told) else plain(value)
+
+
+def changes(was: Any, now: Any) -> tuple[str, ...]:
+    """The fields that differ, as `path: was -> is`. Either may be `Told`."""
+    if _kind(was) != _kind(now):
+        return (f"{_kind(was)} -> {_kind(now)}",)
+    return changed_fields(_content(was), _content(now))
+
+
+def changed_fields(was: Any, now: Any) -> tuple[str, ...]:
+    """The same of JSON values."""
+    return tuple(_changed_fields("", was, now))
 
 
 def _changed_fields(path: str, was: Any, now: Any) -> Iterator[str]:
     if was == now:
         return
-    if isinstance(was, dict) and isinstance(now, dict):
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
         for name in [*was, *(name for name in now if name not in was)]:
             inner = f"{path}.{name}" if path else name
             yield from _changed_fields(inner, was.get(name, _ABSENT), now.get(name, _ABSENT))

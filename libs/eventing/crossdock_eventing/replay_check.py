@@ -32,10 +32,27 @@ class NotReplayable(Exception):
 
 
 class Topics:
-    """Every committed record of some partitions, read once."""
+    """Every committed record of some partitions, read once.
 
-    def __init__(self, broker: Broker, topics: Collection[str]) -> None:
-        """Raises BrokerRefused for a topic that does not exist, BrokerUnavailable."""
+    moving: partitions that were written to all the while. What the others hold belongs together.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        topics: Collection[str],
+        *,
+        partitions: Collection[int] | None = None,
+        passes_max: int = _PASSES_MAX,
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> None:
+        """Asks for the ends in the order of `topics`: with a journal first, every input that its turns name is read.
+
+        partitions: of each topic, only these. passes_max: how often to read on until nothing is written any more; 1: once, up to
+        the ends as they were, and nobody looks what moved meanwhile.
+        progress: hears of offsets, those that were passed and all.
+        Raises BrokerRefused for a topic that does not exist, BrokerUnavailable.
+        """
         admin = broker.admin()
         self.partitions = {topic: admin.partitions(topic) for topic in topics}
         admin.close()
@@ -43,22 +60,33 @@ class Topics:
             TopicPartition(topic, number)
             for topic, count in self.partitions.items()
             for number in range(count)
+            if partitions is None or number in partitions
         ]
         self.records: dict[TopicPartition, list[Record]] = {each: [] for each in every}
         reader = broker.reader()
         try:
             ends = {each: reader.watermarks(each) for each in every}
             reader.assign({each: found.low for each, found in ends.items()})
-            for _ in range(_PASSES_MAX):
+            lows = {each: found.low for each, found in ends.items()}
+            for _ in range(passes_max):
+                total = sum(found.high - lows[each] for each, found in ends.items())
                 for records in batches_up_to(reader, {each: found.high for each, found in ends.items()}):
                     self._take(records)
-                before, ends = ends, {each: reader.watermarks(each) for each in every}
-                self.quiet = all(ends[each].high == found.high for each, found in before.items())
+                    progress(sum(reader.position(each) - low for each, low in lows.items()), total)
+                read = ends
+                if passes_max > 1:
+                    ends = {each: reader.watermarks(each) for each in every}
+                self.moving = frozenset(each for each in every if ends[each].high != read[each].high)
+                self.quiet = not self.moving
                 if self.quiet:
                     break
         finally:
             reader.close()
         self.ends: Mapping[TopicPartition, Watermarks] = ends
+        for each, found in ends.items():
+            records = self.records[each]
+            while records and records[-1].offset >= found.high:
+                records.pop()  # one poll may bring more than was asked for: its inputs may not have been read
         self._offsets: dict[TopicPartition, list[int]] = {}
 
     def _take(self, records: list[Record]) -> None:
