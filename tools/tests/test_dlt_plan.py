@@ -16,8 +16,10 @@ from crossdock_canonical.specification import T0
 from crossdock_eventing import names
 from crossdock_eventing.broker.interface import Record
 from crossdock_eventing.deadletter import dead_letter_headers
+from crossdock_eventing.parking.formats import ReplayedMessage, ReplayEntry
 from crossdock_simulation.planting import id_of
 from crossdock_tools.dead_letters.plan import new_plan, read_plan, write_plan
+from crossdock_tools.dead_letters.replays import Ledger, Said
 from crossdock_tools.schemas.commands import repository
 
 SERVICE = "order-orchestrator"
@@ -214,6 +216,30 @@ def test_a_plan_older_than_the_state_is_refused(
     assert words in answer.err
     assert answer.err.splitlines()[-1].endswith("nothing was sent: make a new plan")
     assert parked.instructions() == before
+
+
+def test_only_what_left_the_queue_by_the_plan_itself_may_have_moved_its_head() -> None:
+    def message(seq: int, outcome: Any) -> ReplayedMessage:
+        return ReplayedMessage(seq, "t", 0, seq, 1, "", "", outcome)
+
+    entry = ReplayEntry(
+        number=0,
+        previous="",
+        at_us=0,
+        plan="mine",
+        item=0,
+        operator="",
+        reason="",
+        key="k",
+        episode="e",
+        op="release",
+        outcome="rejected_again",
+        messages=(message(0, "applied"), message(1, "ignored"), message(2, "rejected")),
+    )
+    ledger = Ledger("mine")
+    assert ledger.take(Said(SERVICE, 0, entry))
+    assert not ledger.take(Said(SERVICE, 0, replace(entry, plan="another", key="l")))
+    assert ledger.taken == {"k": {0, 1}}
 
 
 def test_of_many_stale_keys_a_few_are_named(parked: Any, dlt: Callable) -> None:

@@ -151,6 +151,28 @@ def test_only_selected_goes_no_further(shop: Any, dlt: Callable) -> None:
     ]
 
 
+def test_what_changes_one_key_goes_together_and_its_release_after_it(
+    shop: Any, dlt: Callable, monkeypatch: Any
+) -> None:
+    for revision in range(6):
+        shop.order(1, sku="AA", revision=revision)
+    shop.map()
+    sizes: list[int] = []
+    send = running._Course._send
+
+    def counted(course: Any) -> int:
+        sizes.append(send(course))
+        return sizes[-1]
+
+    monkeypatch.setattr(running._Course, "_send", counted)
+    dlt(*CHOICE, "--all", "--edit", "lines[0].items[0].value=A")
+    made = dlt("run", "p.json", "--json").json["certificate"]
+    assert [each for each in sizes if each] == [1, 5, 1]
+    assert made["messages"] == {"in": 6, "applied": 6}
+    assert len(made["edits"]) == 6
+    assert shop.parked() == {}
+
+
 def test_a_run_stops_at_the_first_surprise(shop: Any, dlt: Callable) -> None:
     for number, sku in ((1, "AA"), (2, "A"), (3, "A")):
         shop.order(number, sku=sku)

@@ -4,14 +4,14 @@ Nothing is kept but what lies on those topics, so a run that was killed is gone 
 with an outcome is not sent again, nor is one that lies on the retry topic already. The transactional id is the plan's, so that
 of two runs of one plan the older is stopped.
 
-Of one key an instruction is sent once the one before it came to what the plan expects. The first key goes alone; after it no more
-messages are on their way than `_WINDOW`, so that a run that meets a surprise stops early.
+A key is released once every edit and discard of it came to what the plan expects. The first instruction goes alone; after it no
+more messages are on their way than `_WINDOW`, so that a run that meets a surprise stops early.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -52,7 +52,7 @@ class Run:
     """How a run ended.
 
     sent: instructions that this run sent. events: how many followed while it ran. surprises: what did not come out as planned,
-    this time or before. unsent: instructions that were not sent, since the run stopped or the one before of the same key came to
+    this time or before. unsent: instructions that were not sent, since the run stopped or one before of the same key came to
     something else.
     """
 
@@ -134,6 +134,8 @@ class _Course:
         self._pause = pause
         self._retry = names.retry_topic(plan.service)
         self._keys: dict[str, deque[Item]] = {}
+        self._open: Counter[str] = Counter()  # of each key: what is ready or away
+        self._failed: set[str] = set()
         self._ready: deque[Item] = deque()
         self._away: dict[int, Item] = {}
         self._answered = 0
@@ -142,7 +144,6 @@ class _Course:
         self._allowance = 1.0
         for item in plan.items:
             self._keys.setdefault(item.key, deque()).append(item)
-        self._unsent = len(plan.items)
 
     def follow(self) -> None:
         """Send and listen until everything is done, or the run has to stop."""
@@ -161,46 +162,43 @@ class _Course:
                     f"{self._retry}: is it running? Nothing is lost: run the plan again to go on with it"
                 )
             self._pause(_POLL_S)
-        self._run.unsent = self._unsent
+        self._run.unsent = len(self._ready) + sum(map(len, self._keys.values()))
 
     @property
     def _stopped(self) -> bool:
         return bool(self._run.surprises) and not self._pace.keep_going
 
     def _advance(self, key: str) -> None:
-        """Look at the key's next instruction, once the one before it came to what was planned."""
+        """Make ready what may go next of the key: edits and discards together, a release when all before it came out well."""
         queue = self._keys[key]
-        while queue:
+        while queue and key not in self._failed:
             item = queue[0]
+            if item.instruction.op == "release" and self._open[key]:
+                return
+            queue.popleft()
             outcome = self._run.ledger.outcomes.get(item.number)
             if outcome is not None:
-                queue.popleft()
-                self._unsent -= 1
-                if not self._judge(item, outcome):
-                    return
-            elif item.number in self._sent_before:
-                self._sent_before.discard(item.number)
-                queue.popleft()
-                self._unsent -= 1
+                self._judge(item, outcome)
+                continue
+            self._open[key] += 1
+            if item.number in self._sent_before:
                 self._away[item.number] = item
-                return
             else:
                 self._ready.append(item)
-                return
 
-    def _judge(self, item: Item, outcome: ReplayEntry) -> bool:
-        """Whether the instruction came to what was planned."""
+    def _judge(self, item: Item, outcome: ReplayEntry) -> None:
+        """Hold what the instruction came to against what was planned."""
         if item.instruction.op != "edit":
             self._settled(item.messages)
         if outcome.outcome in _EXPECTED[item.instruction.op]:
             self._answered += 1
-            return True
+            return
         why = f": {outcome.detail}" if outcome.detail else ""
         self._run.surprises.append(
             f"{item.key}: {item.instruction.op} (item {item.number}) came to {outcome.outcome}{why}; "
             f"{outcome.left} messages are parked still"
         )
-        return False
+        self._failed.add(item.key)
 
     def _send(self) -> int:
         """Send what may go now, in one transaction; returns how many instructions."""
@@ -227,10 +225,7 @@ class _Course:
                 value=item.instruction.to_bytes(),
             )
         self._producer.commit()
-        for item in batch:
-            self._keys[item.key].popleft()
-            self._away[item.number] = item
-        self._unsent -= len(batch)
+        self._away.update((item.number, item) for item in batch)
         self._run.sent += len(batch)
         return len(batch)
 
@@ -244,7 +239,9 @@ class _Course:
             self._run.events += sum(len(message.events) for message in said.entry.messages)
             outcome = self._run.ledger.outcomes.get(said.entry.item)
             item = None if outcome is None else self._away.pop(said.entry.item, None)
-            if item is not None and outcome is not None and self._judge(item, outcome):
+            if item is not None and outcome is not None:
+                self._open[item.key] -= 1
+                self._judge(item, outcome)
                 self._advance(item.key)
         return news
 
