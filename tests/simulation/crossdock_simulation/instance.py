@@ -16,6 +16,7 @@ from crossdock_eventing.broker.failure import BrokerUnavailable, Fenced
 from crossdock_eventing.broker.memory import MemoryBroker
 from crossdock_eventing.clock import Clock
 from crossdock_eventing.keyvalue import KeyValue
+from crossdock_eventing.limits import Limits
 from crossdock_eventing.pace import Pace
 from crossdock_eventing.registry import SchemaSource
 from crossdock_eventing.service import Port, Service
@@ -72,6 +73,7 @@ class Instance:
         open_port: Callable[[], SimulatedPort] | None,
         say: Callable[[str], None],
         is_twin: bool = False,
+        limits: Limits | None = None,
     ) -> None:
         self.service = service
         self.ordinal = ordinal
@@ -86,6 +88,7 @@ class Instance:
         self.worker: Worker | None = None
         self._broker, self._registry, self._gate, self._pace = broker, registry, gate, pace
         self._open_port = open_port
+        self._limits = limits
         self._port: SimulatedPort | None = None
         self._gated: GatedBroker | None = None
         self._disks: dict[int, Disk] = {}
@@ -214,6 +217,7 @@ class Instance:
             open_store=self._open_store,
             ordinal=self.ordinal,
             pace=self._pace,
+            limits=self._limits,
         )
 
     def _open_store(self, partition: int) -> KeyValue:
