@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from crossdock_eventing import names
 from crossdock_eventing.broker.interface import Broker, Record, TopicPartition
 from crossdock_eventing.codec import Codec, Undecodable
-from crossdock_eventing.journal import UnknownVersion, read_turn
+from crossdock_eventing.journal import Turn, UnknownVersion, read_turn
 from crossdock_eventing.parking.formats import PARK_PREFIX, key_text
 from crossdock_eventing.plain import plain
 from crossdock_eventing.replay import Difference, Replay, changes, same
@@ -28,6 +28,7 @@ from crossdock_eventing.replay_check import (
     require_whole,
 )
 from crossdock_eventing.state import OWN
+from crossdock_eventing.task import OFFSETS_KEY
 from crossdock_tools.replaying import parked
 from crossdock_tools.replaying.progress import Progress, Steps, silent
 
@@ -91,6 +92,8 @@ def rebuild(
                 read_turn(record.value or b"{}") for record in topics.records[TopicPartition(journal, number)]
             ]
             require_whole(topics, TopicPartition(journal, number), turns)
+            live = _latest(topics.records[TopicPartition(changelog, number)])
+            _require_reached(topics, TopicPartition(journal, number), turns, live.pop(OFFSETS_KEY, b"{}"))
             replay.task(number, turns, topics.between)
         except (NotReplayable, UnknownVersion) as reason:
             found.beyond[number] = str(reason)
@@ -98,27 +101,44 @@ def rebuild(
         found.tasks[number] = replay
         found.counts += replay.counts
         found.differences += replay.differences
-        found.differences += _compared(
-            replay, number, topics.records[TopicPartition(changelog, number)], codec, found.counts
-        )
+        found.differences += _compared(replay, number, live, codec, found.counts)
     steps.end()
     return found
 
 
+def _latest(changelog: list[Record]) -> dict[str, bytes]:
+    """The last value of every key, the task's own entries included."""
+    found: dict[str, bytes] = {}
+    for record in changelog:
+        key = key_text(record.key or b"")
+        if record.value is None:
+            found.pop(key, None)
+        else:
+            found[key] = record.value
+    return found
+
+
+def _require_reached(topics: Topics, journal: TopicPartition, turns: list[Turn], book: bytes) -> None:
+    """Raises NotReplayable when the service went on and wrote no journal; `book`: how far it is, by topic."""
+    reached = {topic: end for turn in turns for topic, _, end in turn.runs}
+    for topic, at in json.loads(book).items():
+        each = TopicPartition(topic, journal.partition)
+        if each not in topics.ends:
+            continue  # an input of a version before this one
+        since = reached.get(topic, topics.ends[each].low)
+        if since < at and topics.between(journal.partition, topic, since, at):
+            raise NotReplayable(
+                f"{journal.topic}/{journal.partition} ends at {since} of {topic}, the service is at {at}"
+            )
+
+
 def _compared(
-    replay: Replay, number: int, changelog: list[Record], codec: Codec, counts: Counter[str]
+    replay: Replay, number: int, latest: dict[str, bytes], codec: Codec, counts: Counter[str]
 ) -> Iterator[Difference]:
     """What one partition of the changelog holds otherwise than the rebuilt task."""
     service = replay.service.name
-    live: dict[str, bytes] = {}
-    own: dict[str, bytes] = {}
-    for record in changelog:
-        key = key_text(record.key or b"")
-        entries = own if key.startswith(OWN) else live
-        if record.value is None:
-            entries.pop(key, None)
-        else:
-            entries[key] = record.value
+    live = {key: value for key, value in latest.items() if not key.startswith(OWN)}
+    own = {key: value for key, value in latest.items() if key.startswith(OWN)}
     for key in sorted(live.keys() | replay.states.keys()):
         counts["states"] += 1
         rebuilt = replay.states.get(key)

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 import pytest
-from toy import Add, Added, Bench, Later, Payment, Refused, partition_of
+from toy import PARTITIONS, Add, Added, Bench, Later, Payment, Refused, partition_of
 
 from crossdock_eventing import names
 from crossdock_eventing.envelope import header, wrap
@@ -25,10 +25,13 @@ from crossdock_eventing.parking.formats import (
     ReplayEntry,
     digest,
     key_bytes,
+    key_text,
     park_name,
     queue_name,
 )
-from crossdock_eventing.replay_check import replay_identity
+from crossdock_eventing.replay_check import ReplayCheck
+from crossdock_eventing.state import OWN
+from crossdock_eventing.task import OFFSETS_KEY
 from crossdock_eventing.worker import Worker
 
 BenchFactory = Callable[..., Bench]
@@ -127,9 +130,18 @@ def codes(bench: Bench) -> list[str]:
 
 
 def expect_identity(bench: Bench) -> None:
-    """The journal tells of parking and releasing too."""
-    _, differences = replay_identity(bench.broker, bench.registry, [bench.service])
-    assert differences == []
+    """The journal tells of parking and releasing too, down to every queue and the last link of the chain."""
+    found = ReplayCheck(bench.registry, [bench.service]).check(bench.broker)
+    assert (found.differences, found.beyond) == ([], [])
+    own: dict[int, dict[str, bytes]] = {number: {} for number in range(PARTITIONS)}
+    for record in bench.records(names.changelog_topic(bench.name)):
+        name = key_text(record.key or b"")
+        if name.startswith(OWN) and name != OFFSETS_KEY:
+            own[record.partition].pop(name, None)
+            if record.value is not None:
+                own[record.partition][name] = record.value
+    [replay] = found.replays
+    assert {number: dict(replay.own(number)) for number in range(PARTITIONS)} == own
 
 
 def neighbour(account: str) -> str:
@@ -484,6 +496,22 @@ def test_a_release_whose_commit_has_no_answer_happens_once(landed: bool) -> None
     bench.settle(worker)
     assert totals(bench, "a") == [("bad", 1), ("behind", 3)]
     assert sum(len(entry.messages) for entry in entries(bench)) == 2
+    expect_identity(bench)
+
+
+def test_a_released_message_that_asks_for_time_too_often_is_rejected_again(
+    bench: Bench,
+) -> None:
+    worker = bench.worker(limits=Limits(retry_attempts_max=1))
+    bench.send(add("a", 1, "later"), add("a", 2, "behind"))
+    bench.settle(worker)
+    assert codes(bench) == ["retry.exhausted", "parked.behind"]
+    instruct(bench, release(bench, "a"))
+    bench.settle(worker)
+    assert outcomes(bench) == ["rejected_again"]
+    park = park_of(bench, "a")
+    assert park is not None
+    assert (park.code, park.tail - park.head) == ("retry.exhausted", 2)
     expect_identity(bench)
 
 
