@@ -209,6 +209,7 @@ class Worker:
         for task in self._tasks.values():
             if task.held_until_s is not None:
                 due.append(max(0.0, task.held_until_s - self._clock.monotonic_s()))
+            if task.held_until_s is not None or task.crowded is not None:
                 continue
             timer_us = task.state.next_timer_us(self._desk.waits(task))
             if timer_us is not None:
@@ -272,7 +273,7 @@ class Worker:
         """Timers whose time has come and whose inputs have shown everything older than they are."""
         found: list[tuple[Task, DueTimer]] = []
         for task in self._tasks.values():
-            if task.held_until_s is not None:
+            if task.held_until_s is not None or task.crowded is not None:
                 continue  # what it is held for may be older than the timer
             wanted = self._pace.timers_max - len(found)
             for timer in task.state.timers_until(self._now, wanted, self._desk.waits(task)):
@@ -696,5 +697,4 @@ def _partition_count(admin: Any, topics: list[str]) -> int:
     counts = {topic: admin.partitions(topic) for topic in topics}
     if len(set(counts.values())) != 1:
         raise UnequalPartitions(f"topics of one service must have one partition count, found {counts}")
-    count: int = next(iter(counts.values()))
-    return count
+    return int(next(iter(counts.values())))

@@ -16,7 +16,9 @@ class Schedule:
 
     seed: draws the workload, the fates outside and the interleaving. faults: what goes wrong.
     left_out: numbers of the workload's items that are not said. partitions, instances: of every service.
-    batch_max, commit_interval_s: how the workers commit. horizon_days: how much time passes after the last item.
+    batch_max, commit_interval_s: how the workers commit.
+    parked_max: messages that a parked key may hold; then its task takes no input. released_max: parked messages that one
+    transaction decides. horizon_days: how much time passes after the last item.
     replays: at the end every journal is replayed, which takes a quarter of the time of all else.
     """
 
@@ -27,6 +29,8 @@ class Schedule:
     instances: int = 1
     batch_max: int = 2000
     commit_interval_s: float = 0.0
+    parked_max: int = 1_000
+    released_max: int = 500
     horizon_days: float = 60.0
     replays: bool = True
 
@@ -44,6 +48,8 @@ class Schedule:
             # The longer one is past every retention: closed orders are forgotten.
             horizon_days=chance.choice((60.0, 60.0, 60.0, 420.0)),
             replays=chance.random() < 1 / 6,
+            parked_max=chance.choice((1, 3, 1_000, 1_000)),
+            released_max=chance.choice((1, 500)),
         )
 
     def without(
@@ -63,6 +69,8 @@ class Schedule:
             "instances": self.instances,
             "batch_max": self.batch_max,
             "commit_interval_s": self.commit_interval_s,
+            "parked_max": self.parked_max,
+            "released_max": self.released_max,
             "horizon_days": self.horizon_days,
             "replays": self.replays,
         }

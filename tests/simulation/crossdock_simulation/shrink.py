@@ -16,6 +16,7 @@ _SIMPLER: tuple[dict[str, Any], ...] = (
     {"partitions": 1},
     {"batch_max": 2000},
     {"commit_interval_s": 0.0},
+    {"parked_max": 1_000, "released_max": 500},
     {"horizon_days": 60.0},
 )
 

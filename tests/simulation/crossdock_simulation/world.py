@@ -26,6 +26,7 @@ from crossdock_eventing.broker.memory import MemoryBroker, Timeouts
 from crossdock_eventing.clock import ManualClock
 from crossdock_eventing.codec import Codec
 from crossdock_eventing.envelope import record_key
+from crossdock_eventing.limits import Limits
 from crossdock_eventing.pace import Pace
 from crossdock_eventing.registry import MemoryRegistry
 from crossdock_eventing.replay_check import ReplayCheck
@@ -349,6 +350,9 @@ class World:
             clock=self.clock,
             gate=Gate(watch, wait),
             pace=Pace(batch_max=self._schedule.batch_max, commit_interval_s=self._schedule.commit_interval_s),
+            limits=Limits(
+                parked_messages_max=self._schedule.parked_max, released_max=self._schedule.released_max
+            ),
             open_port=self._open_erp_port if name == "erp-poster" else None,
             say=self.say,
             is_twin=twin_of is not None,

@@ -405,6 +405,22 @@ def test_a_full_queue_stops_its_partition_but_not_its_instructions(bench: Bench)
     expect_identity(bench)
 
 
+def test_a_timer_that_waits_for_a_full_queue_does_not_turn_the_loop(bench: Bench) -> None:
+    worker, other = bench.worker(limits=Limits(parked_messages_max=1)), neighbour("a")
+    bench.send(add(other, 0, "deadline"))
+    bench.settle(worker)
+    bench.send(*(add("a", 1, f"bad {number}") for number in range(2)))
+    bench.settle(worker)
+    bench.clock.advance(61)
+    bench.settle(worker)
+    assert totals(bench, "deadline") == [], "what is not read yet may be older"
+    assert (worker.due_in_s() or 1.0) > 0.5
+    mend(bench)
+    instruct(bench, release(bench, "a"))
+    bench.settle(worker, steps=60)
+    assert len(totals(bench, "deadline")) == 1
+
+
 def test_undecodable_bytes_park_their_key_and_no_key_parks_nothing(bench: Bench) -> None:
     worker = bench.worker()
     bench.send(add("a", 1, "x"), raw=b"no avro")
