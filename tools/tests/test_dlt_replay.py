@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from crossdock_canonical.records import (
+    ChannelOrderReceived,
     ErpDocumentPosted,
     OrderCompleted,
     OrderReceived,
@@ -280,6 +281,31 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(
     assert set(shop.backbone.erp.documents.values()) == {1}
 
 
+def test_a_head_that_the_plan_itself_moved_is_no_stranger_to_it(
+    shop: Any, dlt: Callable, monkeypatch: Any
+) -> None:
+    shop.order(1, sku="AA")
+    shop.order(1, sku="A", revision=1)
+    shop.map()
+    dlt(*CHOICE, "--code", "order.*", "--discard", "--retry")
+    commit, commits = MemoryProducer.commit, [0]
+
+    def commit_or_die(producer: Any) -> None:
+        commits[0] += producer._id.startswith("crossdock-dlt-")
+        if commits[0] == 2:
+            raise Killed
+        commit(producer)
+
+    monkeypatch.setattr(MemoryProducer, "commit", commit_or_die)
+    with pytest.raises(Killed):
+        dlt("run", "p.json")
+    monkeypatch.setattr(MemoryProducer, "commit", commit)
+    assert shop.parked() == {id_of(1): 1}, "discarded, and the rest not released"
+    ran = dlt("run", "p.json", "--json")
+    assert (ran.exit_code, ran.json["sent"]) == (0, 1)
+    assert ran.json["certificate"]["messages"] == {"in": 2, "discarded": 1, "applied": 1}
+
+
 def test_the_older_of_two_runs_of_one_plan_is_stopped(shop: Any, dlt: Callable, monkeypatch: Any) -> None:
     parked_orders(shop, 2)
     dlt(*CHOICE, "--all")
@@ -450,6 +476,29 @@ def test_what_ends_a_decider_is_told_by_the_dry_run(shop: Any, dlt: Callable, mo
     monkeypatch.setattr(composition, "decide", broken)
     [trial] = dlt("run", "p.json", "--dry-run", "--json").json["trials"]
     assert (trial["outcome"], trial["detail"]) == ("crashes", "KeyError: 'lines'")
+
+
+def test_a_key_that_is_no_text_is_parked_told_and_discarded(shop: Any, dlt: Callable) -> None:
+    producer = shop.broker().producer("elsewhere")
+    producer.init_transactions()
+    producer.begin()
+    producer.produce(ChannelOrderReceived.TOPIC, key=b"\xff|1", value=b"\x00\x00\x00\x00\x01", partition=2)
+    producer.commit()
+    shop.backbone.run()
+    [group] = dlt("list", "--json").json
+    assert group["code"].startswith("contract.")
+    told = dlt("show", "--service", SERVICE, "--json").json
+    assert (told["key"], told["parked"]["key"]) == ("\\xff|1", "\\xff|1")
+    assert dlt("show", "--service", SERVICE, "--key", "\udcff|1").exit_code == 0
+    dlt(*CHOICE, "--key", "\udcff|1")
+    assert "\\xff|1  " in dlt("run", "p.json", "--dry-run").out
+    ran = dlt("run", "p.json")
+    assert (ran.exit_code, "\\xff|1: release (item 0) came to rejected_again" in ran.out) == (1, True)
+    dlt("plan", "--service", SERVICE, "--reason", "not ours", "--all", "--discard", "--out", "d.json")
+    ran = dlt("run", "d.json", "--json")
+    assert (ran.exit_code, ran.json["certificate"]["messages"]) == (0, {"in": 1, "discarded": 1})
+    assert dlt("run", "p.json").exit_code == 1
+    assert dlt("history").exit_code == 0
 
 
 def test_the_history_tells_every_plan(shop: Any, dlt: Callable) -> None:

@@ -25,6 +25,7 @@ from crossdock_eventing.registry import SchemaSource
 from crossdock_tools.dead_letters.chain import Link, walk
 from crossdock_tools.dead_letters.effects import Effect, effect_of, tally
 from crossdock_tools.dead_letters.plan import Plan
+from crossdock_tools.dead_letters.queues import readable_key
 from crossdock_tools.dead_letters.replays import ALREADY, GONE, Ledger, Place, ReplayReader, Said
 from crossdock_tools.schemas.contracts import Repository
 from crossdock_tools.topic_reader import TopicReader
@@ -236,7 +237,7 @@ def _problems(events: list[str], found: _Found, taken: Counter[Place], links: It
     """Everything that speaks against the certificate."""
     problems = [link.broken for link in links if link.broken]
     problems += [
-        f"{topic}[{partition}]@{offset} of {key} left its queue {times} times"
+        f"{topic}[{partition}]@{offset} of {readable_key(key)} left its queue {times} times"
         for (topic, partition, offset, key), times in taken.items()
         if times > 1
     ]

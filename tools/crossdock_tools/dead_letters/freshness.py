@@ -12,6 +12,7 @@ from crossdock_eventing.parking.formats import digest
 from crossdock_tools.dead_letters.changelog import Changelog, ParkedKey, read_changelog
 from crossdock_tools.dead_letters.errors import DeadLetterError
 from crossdock_tools.dead_letters.plan import Item, Plan
+from crossdock_tools.dead_letters.queues import readable_key
 from crossdock_tools.dead_letters.services import parking, required_topics
 
 _TOLD_MAX = 3
@@ -64,17 +65,18 @@ def _problem(item: Item, parked: ParkedKey | None, taken: set[int]) -> str:
     instruction = item.instruction
     if instruction.op == "inject":
         return ""
+    key = readable_key(item.key)
     if parked is None:
-        return f"{item.key} is not parked any more, its messages are gone"
+        return f"{key} is not parked any more, its messages are gone"
     if parked.park.episode != instruction.episode:
-        return f"{item.key} was let go and is parked anew by {parked.park.episode}"
+        return f"{key} was let go and is parked anew by {parked.park.episode}"
     if parked.park.head != item.head and item.head not in taken:
-        return f"{item.key} has moved on from message {item.head} to {parked.park.head}"
+        return f"{key} has moved on from message {item.head} to {parked.park.head}"
     if instruction.op == "release":
         return ""
     queued = parked.queued(instruction.seq)
     if queued is None:
-        return f"{item.key}: message {instruction.seq} is not parked any more"
+        return f"{key}: message {instruction.seq} is not parked any more"
     if digest(queued.record.value) != instruction.before:
-        return f"{item.key}: message {instruction.seq} was edited since"
+        return f"{key}: message {instruction.seq} was edited since"
     return ""

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crossdock_tools.dead_letters.queues import readable_key
 from crossdock_tools.invocation import command_name
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def plan(made: Plan, path: Path, unfit: Mapping[str, int]) -> None:
         (op, code, f"{count:,}", f"{messages[op, code]:,}") for (op, code), count in sorted(counts.items())
     ]
     _table(f"Plan {made.plan} for {made.service}", ["do", "code", "instructions", "messages"], rows)
-    changes = [f"  {item.key}: {change}" for item in made.items for change in item.changes]
+    changes = [f"  {readable_key(item.key)}: {change}" for item in made.items for change in item.changes]
     _some(changes)
     for reason, count in unfit.items():
         print(f"left out {count:,} letters: {reason}")
@@ -130,7 +131,9 @@ def rehearsal(chosen: Plan, found: Rehearsal) -> None:
     for trial in found.trials:
         why = ": ".join(part for part in (trial.code, trial.detail) if part)
         effects = "; ".join(map(str, trial.effects))
-        lines.append(f"  {trial.key}  {trial.place}  {trial.outcome}  {why or effects}".rstrip())
+        lines.append(
+            f"  {readable_key(trial.key)}  {trial.place}  {trial.outcome}  {why or effects}".rstrip()
+        )
     _some(lines)
     said = found.to_json()
     _effects("Effects that a run would have", said["effects"])

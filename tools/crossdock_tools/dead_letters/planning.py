@@ -17,6 +17,7 @@ from crossdock_tools.dead_letters.errors import DeadLetterError
 from crossdock_tools.dead_letters.groups import BEHIND
 from crossdock_tools.dead_letters.payloads import Payloads
 from crossdock_tools.dead_letters.plan import Item
+from crossdock_tools.dead_letters.queues import readable_key
 
 Choice = Literal["retry", "edit", "migrate", "discard"]
 
@@ -95,7 +96,7 @@ def _rewritten(
         return rewrite(queued)
     except Invalid as reason:
         raise DeadLetterError(
-            f"{parked.key}: {_place(queued)} cannot be written so: {reason}; no plan was made"
+            f"{readable_key(parked.key)}: {_place(queued)} cannot be written so: {reason}; no plan was made"
         ) from None
 
 

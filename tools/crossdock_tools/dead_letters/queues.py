@@ -5,16 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from crossdock_eventing.envelope import header
-from crossdock_eventing.parking.formats import digest
+from crossdock_eventing.parking.formats import digest, key_bytes
 from crossdock_tools.dead_letters.changelog import ParkedKey
 from crossdock_tools.dead_letters.groups import BEHIND, iso
+
+
+def readable_key(key: str) -> str:
+    """A parked key for people: bytes that are no text as `\\xff`."""
+    return key_bytes(key).decode(errors="backslashreplace")
 
 
 def queue_as_json(parked: ParkedKey) -> dict[str, Any]:
     """Everything about the queue but the payloads."""
     park = parked.park
     return {
-        "key": parked.key,
+        "key": readable_key(parked.key),
         "partition": parked.partition,
         "episode": park.episode,
         "since": iso(park.since_us // 1000),

@@ -25,6 +25,7 @@ from crossdock_eventing.registry import SchemaSource
 from crossdock_tools.dead_letters.errors import DeadLetterError
 from crossdock_tools.dead_letters.freshness import require_fresh, require_place, state_of
 from crossdock_tools.dead_letters.plan import TRANSACTIONAL_PREFIX, Item, Plan
+from crossdock_tools.dead_letters.queues import readable_key
 from crossdock_tools.dead_letters.replays import Ledger, ReplayReader, sent_items
 
 _WINDOW: Final = 2_000
@@ -195,7 +196,7 @@ class _Course:
             return
         why = f": {outcome.detail}" if outcome.detail else ""
         self._run.surprises.append(
-            f"{item.key}: {item.instruction.op} (item {item.number}) came to {outcome.outcome}{why}; "
+            f"{readable_key(item.key)}: {item.instruction.op} (item {item.number}) came to {outcome.outcome}{why}; "
             f"{outcome.left} messages are parked still"
         )
         self._failed.add(item.key)
