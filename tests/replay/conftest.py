@@ -1,4 +1,4 @@
-"""`--accept`: take what today's deciders do as the recorded run. And a day of the backbone that was recorded, with its cluster."""
+"""A day of the backbone that was recorded, and `crossdock replay` on its cluster."""
 
 from __future__ import annotations
 
@@ -20,19 +20,6 @@ from crossdock_simulation.backbone import Backbone
 from crossdock_simulation.planting import an_order, id_of
 from crossdock_tools import main
 from crossdock_tools.replaying import command
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--accept", action="store_true", help="rewrite the recorded runs to what deciders do now"
-    )
-
-
-@pytest.fixture
-def accept(request: pytest.FixtureRequest) -> bool:
-    """Whether to rewrite instead of compare. The option exists only where this folder was named on the command line."""
-    return bool(request.config.getoption("--accept", default=False))
-
 
 ORCHESTRATOR = "order-orchestrator"
 
