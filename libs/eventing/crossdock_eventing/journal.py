@@ -11,6 +11,7 @@ JSON, on the partition of the task's number:
      "timers": [[due µs, key, name], ...],      then these timers
      "ignored": [[topic, offset, code], ...],   what changed nothing; topic "" and the due time (0: an answer) if no message
      "rejected": [[topic, offset, code], ...],  what went to the dead letters
+     "refused": [[topic, offset, code, detail], ...],   what was rejected when it was released or injected
      "tables": {table: {group: [row, ...]}}}    an empty list was read and found missing
 
 Empty parts are left out. Messages that are skipped by their type lie inside a run.
@@ -47,6 +48,7 @@ class Turn:
     timers: list[DueTimer] = field(default_factory=list)
     ignored: list[tuple[str, int, str]] = field(default_factory=list)
     rejected: list[tuple[str, int, str]] = field(default_factory=list)
+    refused: list[tuple[str, int, str, str]] = field(default_factory=list)
     tables: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict)
 
 
@@ -67,6 +69,7 @@ def typed_turn(found: Mapping[str, Any]) -> Turn:
         timers=[DueTimer(due_us, key, name) for due_us, key, name in found.get("timers", ())],
         ignored=[(topic, offset, code) for topic, offset, code in found.get("ignored", ())],
         rejected=[(topic, offset, code) for topic, offset, code in found.get("rejected", ())],
+        refused=[(topic, offset, code, detail) for topic, offset, code, detail in found.get("refused", ())],
         tables=found.get("tables", {}),
     )
 
@@ -74,7 +77,7 @@ def typed_turn(found: Mapping[str, Any]) -> Turn:
 def plain_turn(turn: Turn) -> dict[str, Any]:
     """The turn as JSON values, in the format above."""
     parts: dict[str, Any] = {"v": VERSION, "now": turn.now_us}
-    for name in ("answers", "released", "runs", "timers", "ignored", "rejected", "tables"):
+    for name in ("answers", "released", "runs", "timers", "ignored", "rejected", "refused", "tables"):
         if found := getattr(turn, name):
             parts[name] = found
     return parts
@@ -124,6 +127,10 @@ class Journal:
     def rejected(self, task: int, topic: str, offset: int, code: str) -> None:
         if self.on:
             self._turn(task).rejected.append((topic, offset, code))
+
+    def refused(self, task: int, topic: str, offset: int, code: str, detail: str) -> None:
+        if self.on:
+            self._turn(task).refused.append((topic, offset, code, detail))
 
     def fired(self, task: int, timer: DueTimer, ignored: str | None) -> None:
         if self.on:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from crossdock_eventing import names
@@ -114,6 +115,18 @@ class _NoLetters:
     def replayed(self, *_args: object) -> None: ...
 
 
+class _Faithful(Decider):
+    """Rejects what the turn's journal says was rejected, before it is even decoded. told: code and detail by topic and offset."""
+
+    told: Mapping[tuple[str, int], tuple[str, str]] = MappingProxyType({})
+
+    def message(self, record: Record) -> Message | None:
+        verdict = self.told.get((record.topic, record.offset))
+        if verdict is not None:
+            raise Undecodable(*verdict)
+        return super().message(record)
+
+
 class _RecordedTable:
     """A broadcast table as the journal says a turn's decisions saw it (`service.Lookup`)."""
 
@@ -142,6 +155,8 @@ class Replay:
     compacted: output topics that are tables: of a turn only the last row of a key is published.
     states, outputs: what followed, by key and in order. differences: steps that went another way than the journal says.
     counts: turns, messages, answers and timers that were gone through.
+    rejections_stand: what the journal says was rejected stays so, also where today's decider would not: it has been repaired, and
+        what it makes of the message shows where that was released.
     witness: hears of every decision; what a changed decider fails at is only a difference.
     """
 
@@ -153,6 +168,7 @@ class Replay:
         partitions: int,
         compacted: frozenset[str],
         partition_of: Callable[[bytes, int], int] = partition_for,
+        rejections_stand: bool = False,
         witness: Callable[[Step], None] = lambda _step: None,
     ) -> None:
         self.service = service
@@ -160,7 +176,8 @@ class Replay:
         self.outputs: list[Output] = []
         self.differences: list[Difference] = []
         self.counts: Counter[str] = Counter()
-        self._decider = Decider(service, codec, partitions=partitions, partition_of=partition_of)
+        self._decider = _Faithful(service, codec, partitions=partitions, partition_of=partition_of)
+        self._rejections_stand = rejections_stand
         # What found no room was not taken, so the journal does not have it.
         limits = Limits(parked_messages_max=sys.maxsize, parked_bytes_max=sys.maxsize)
         self.partitions = partitions
@@ -202,6 +219,12 @@ class Replay:
         self.counts["turns"] += 1
         task = self._tasks.setdefault(partition, _Parking(partition))
         self._letters.now_us = turn.now_us
+        if self._rejections_stand:
+            rejected_then = [(topic, offset, code, "") for topic, offset, code in turn.rejected]
+            self._decider.told = {
+                (topic, offset): (code, detail)
+                for topic, offset, code, detail in (*rejected_then, *turn.refused)
+            }
 
         def decide(origin: Origin, key: str, command: Any, cause: Cause, place: tuple[str, int]) -> None:
             try:

@@ -128,10 +128,16 @@ class Identity:
 
 
 class ReplayCheck:
-    """Checks any number of clusters that share a registry; it keeps parsed schemas from one to the next."""
+    """Checks any number of clusters that share a registry; it keeps parsed schemas from one to the next.
 
-    def __init__(self, registry: SchemaSource, services: Iterable[Service]) -> None:
+    rejections_stand: as `Replay` has it.
+    """
+
+    def __init__(
+        self, registry: SchemaSource, services: Iterable[Service], *, rejections_stand: bool = False
+    ) -> None:
         self._services = tuple(services)
+        self._rejections_stand = rejections_stand
         self._codecs = {service.name: reading_codec(registry, service) for service in self._services}
 
     def check(self, broker: Broker, witness: Callable[[Step], None] = lambda _step: None) -> Identity:
@@ -157,7 +163,12 @@ class ReplayCheck:
         codec = self._codecs[service.name]
         journal = names.journal_topic(service.name)
         replay = Replay(
-            service, codec, partitions=topics.partitions[journal], compacted=compacted, witness=witness
+            service,
+            codec,
+            partitions=topics.partitions[journal],
+            compacted=compacted,
+            rejections_stand=self._rejections_stand,
+            witness=witness,
         )
         beyond = 0
         for number in range(topics.partitions[journal]):

@@ -131,7 +131,13 @@ class Worker:
         )
         self._decider = Decider(service, self._codec, partitions=self._partitions, partition_of=partition_of)
         self._outbox = Outbox(service.name, self._codec, self._telemetry, compacted=frozenset(compacted))
-        self._desk = Desk(service, decider=self._decider, letters=self._outbox, limits=self._limits)
+        self._desk = Desk(
+            service,
+            decider=self._decider,
+            letters=self._outbox,
+            limits=self._limits,
+            refused=self._journal.refused,
+        )
         self._holding = Holding(self._desk, clock, self._limits, self._telemetry, self._instructions)
         self._tables = Tables(broker, self._codec, service.tables, self._telemetry.row_unreadable)
         self._tables.catch_up()

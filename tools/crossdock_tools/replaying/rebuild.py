@@ -86,7 +86,9 @@ def rebuild(
         if {TopicPartition(journal, number), TopicPartition(changelog, number)} & topics.moving:
             found.moving.append(number)
             continue
-        replay = Replay(service, codec, partitions=count, compacted=compacted, witness=steps)
+        replay = Replay(
+            service, codec, partitions=count, compacted=compacted, rejections_stand=True, witness=steps
+        )
         try:
             turns = [
                 read_turn(record.value or b"{}") for record in topics.records[TopicPartition(journal, number)]

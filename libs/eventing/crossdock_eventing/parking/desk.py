@@ -86,11 +86,14 @@ class Desk:
         decider: Decider,
         letters: Letters,
         limits: Limits,
+        refused: Callable[[int, str, int, str, str], None] = lambda *_: None,
     ) -> None:
+        """refused: hears task, topic, offset, code and detail of every released or injected message that is rejected."""
         self._service = service
         self._decider = decider
         self._letters = letters
         self._limits = limits
+        self._refused = refused
 
     def waits(self, task: Parking) -> Callable[[str], bool] | None:
         """Whether the timers of a state wait, as its record key is parked; None when no key of the task is."""
@@ -173,6 +176,7 @@ class Desk:
             done += 1
             if isinstance(decided, _Refusal):
                 again = replace(queued, attempt=queued.attempt + 1, code=decided.code)
+                self._note(task, queued.record, decided)
                 self._letters.dead_letter(
                     queued.record,
                     task.partition,
@@ -252,12 +256,16 @@ class Desk:
             return None
         parking.inject(origin, self._letters.now_us)
         if isinstance(decided, _Refusal):
+            self._note(task, record, decided)
             self.reject(task, record, code=decided.code, detail=decided.detail, error=decided.error)
             again = ReplayedMessage.of(0, replace(queued, attempt=1), "rejected", code=decided.code)
             return Result("rejected_again", decided.detail, (again,), parking.left(key))
         return Result(
             "injected", "", (_effect(0, queued, decided, self._letters.compacted),), parking.left(key)
         )
+
+    def _note(self, task: Parking, record: Record, refusal: _Refusal) -> None:
+        self._refused(task.partition, record.topic, record.offset, refusal.code, refusal.detail)
 
     def _finish(
         self, task: Parking, key: str, release: Release, going: _Going, outcome: Any, detail: str

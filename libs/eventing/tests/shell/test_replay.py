@@ -183,6 +183,16 @@ def test_every_kind_of_difference_is_named(bench: Bench, decider: Callable[..., 
     assert says in found
 
 
+def test_a_rejection_may_stand_where_a_repaired_decider_would_not_reject(bench: Bench) -> None:
+    a_full_day(bench)
+    service = replace(bench.service, decide=laxer)
+    found = ReplayCheck(bench.registry, [service], rejections_stand=True).check(bench.broker)
+    assert found.differences == []
+    stricter_now = replace(bench.service, decide=stricter)
+    found = ReplayCheck(bench.registry, [stricter_now], rejections_stand=True).check(bench.broker)
+    assert "is now rejected as toy.new_rule" in "\n".join(map(str, found.differences))
+
+
 def test_a_decider_that_reads_another_table_group_is_told() -> None:
     bench = Bench(with_rates=True)
     worker = bench.worker()
