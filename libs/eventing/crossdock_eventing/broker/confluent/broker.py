@@ -96,4 +96,6 @@ _FETCHING: Final[dict[str, Any]] = {
     # Bounds what is prefetched to 16 MiB a process; the defaults allow 64 MiB.
     "queued.min.messages": 10_000,
     "queued.max.messages.kbytes": 16_384,
+    # Whoever empties a full queue quickly (a restore, a long list) stands still until the client looks again: a second by default.
+    "fetch.queue.backoff.ms": 10,
 }
