@@ -126,6 +126,7 @@ def replay_cli(
 
     def invoke(*arguments: str) -> Said:
         monkeypatch.setattr("sys.argv", ["crossdock", "replay", *arguments])
+        capsys.readouterr()  # what the services have logged meanwhile
         with pytest.raises(SystemExit) as ended:
             main.main()
         said = capsys.readouterr()

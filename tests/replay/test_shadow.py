@@ -5,19 +5,21 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from crossdock_canonical.decider import Rejected
 from crossdock_canonical.records import ChannelOrderReceived
 from crossdock_eventing import names
 from crossdock_eventing.broker.interface import TopicPartition
 from crossdock_eventing.broker.memory import MemoryBroker
 from crossdock_eventing.journal import Turn
 from crossdock_eventing.state import DueTimer
-from crossdock_simulation.planting import id_of
+from crossdock_simulation.planting import an_order, id_of
 from crossdock_tools.replaying.errors import ReplayError
 from crossdock_tools.replaying.window import Bound, bound, split_at_moment, split_at_offset
 
@@ -179,6 +181,38 @@ def test_a_window_begins_with_the_state_that_was_then(recorded_day: Any, shadow:
     assert said.json["window"]["released"] == 1
     assert id_of(1) in orders(said)
     assert said.json["unlike_record"] == 0
+
+
+def test_a_service_that_was_repaired_begins_with_what_was_parked(
+    recorded_day: Any, shadow: Cli, replay_cli: Cli
+) -> None:
+    """Today's version would never have rejected it; at the window's beginning it was parked all the same."""
+    run = recorded_day.backbone
+    sound = run.services[SERVICE]
+
+    def faulty(command: Any, state: Any, **more: Any) -> Any:
+        if getattr(command, "external_id", "") == "9":
+            raise Rejected("order.unknown_sku", "a bug")
+        return sound.decide(command, state, **more)
+
+    for decide in (faulty, sound.decide):
+        run.workers[SERVICE].close()
+        run.services[SERVICE] = replace(sound, decide=decide)
+        run.workers[SERVICE] = run.worker(SERVICE)
+        run.run()
+        if decide is faulty:
+            run.send(an_order(9, ("A", 1, 9000)))
+            run.run()
+            run.pass_time(hours=1)
+    at = run.clock.now().isoformat()
+    run.clock.advance(0.001)
+    recorded_day.release(id_of(9))
+    run.run()
+    said = shadow("--candidate", "shadow_deciders:one_cent_more", "--from", at, "--json")
+    assert said.json["unlike_record"] == 0
+    assert said.json["window"]["released"] == 1
+    assert orders(said) == ids(9)
+    assert replay_cli("rebuild", "--service", SERVICE).exit_code == 0
 
 
 def test_a_candidate_that_rejects_parks_and_what_follows_is_gone(shadow: Cli) -> None:

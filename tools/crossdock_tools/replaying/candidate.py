@@ -11,6 +11,7 @@ import inspect
 import json
 import sys
 from base64 import b64decode, b64encode
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -57,12 +58,17 @@ class Piece:
 
 @dataclass(slots=True)
 class Ran:
-    """What one version made of a piece. states: of the keys that it decided upon, None where there is none; perhaps `Told`."""
+    """What one version made of a piece.
+
+    states: of the keys that it decided upon, None where there is none. These and outputs may be `Told`. differences: from the
+    journal. counts: as the replay's; another process does not tell them.
+    """
 
     outputs: list[Output] = field(default_factory=list)
     states: dict[str, Any] = field(default_factory=dict)
     own: dict[str, bytes] = field(default_factory=dict)
     differences: list[Difference] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +100,8 @@ def run(
     replay.resume(piece.partition, piece.states, piece.own)
     replay.task(piece.partition, piece.turns, piece.fetch())
     states = {key: replay.states.get(key) for key in sorted(keys) if key}
-    return Ran(replay.outputs, states, dict(replay.own(piece.partition)), replay.differences)
+    own = dict(replay.own(piece.partition))
+    return Ran(replay.outputs, states, own, replay.differences, replay.counts)
 
 
 def composed(name: str, settings: Mapping[str, str], choice: Choice) -> Service:

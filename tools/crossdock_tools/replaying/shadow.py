@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +21,7 @@ from crossdock_eventing import names
 from crossdock_eventing.broker.interface import Broker, TopicPartition
 from crossdock_eventing.journal import Turn, UnknownVersion, read_turn
 from crossdock_eventing.parking.formats import REPLAYS_KEY
-from crossdock_eventing.replay import Difference, Replay, Step, compare_runs
+from crossdock_eventing.replay import Difference, Replay, compare_runs
 from crossdock_eventing.replay_check import (
     NotReplayable,
     Topics,
@@ -122,36 +122,25 @@ def shadow(
     beyond: list[str] = []
     steps = Steps(progress, f"today's {service.name}", sum(len(each) for each in topics.records.values()))
     for number in chosen:
-        keys: set[str] = set()
-        replay = Replay(service, codec, partitions=count, compacted=compacted, witness=_both(keys, steps))
+        # What was rejected before the window was parked when it began, also where today's version would take it.
+        replay = Replay(
+            service, codec, partitions=count, compacted=compacted, rejections_stand=True, witness=steps
+        )
         try:
             before, within = _cut(topics, TopicPartition(journal, number), window)
             require_whole(topics, TopicPartition(journal, number), [*before, *within])
             if not within:
                 continue
             piece = _piece(replay, number, before, within, topics)
-            outputs, differences, counted = (
-                len(replay.outputs),
-                len(replay.differences),
-                Counter(replay.counts),
-            )
-            keys.clear()
-            replay.task(number, within, topics.between)
         except (NotReplayable, UnknownVersion) as reason:
             beyond.append(f"partition {number} ({reason})")
             continue
+        ran = run(service, codec, piece, partitions=count, compacted=compacted, witness=steps)
         pieces.append(piece)
+        today.append(ran)
         found.partitions.append(number)
-        found.unlike += len(replay.differences)
-        found.counts += replay.counts - counted
-        today.append(
-            Ran(
-                replay.outputs[outputs:],
-                {key: replay.states.get(key) for key in keys if key},
-                dict(replay.own(number)),
-                replay.differences[differences:],
-            )
-        )
+        found.unlike += len(replay.differences) + len(ran.differences)
+        found.counts += ran.counts
     steps.end()
     if beyond:
         raise ReplayError(
@@ -161,16 +150,16 @@ def shadow(
     if not pieces:
         raise ReplayError(f"nothing was taken in this window: {_held(topics, window, chosen)}")
     if candidate is None:
-        ran = _in_checkout(service, settings, choice, pieces, schemas, count, compacted, progress)
+        candidates = _in_checkout(service, settings, choice, pieces, schemas, count, compacted, progress)
     else:
         steps = Steps(progress, f"the candidate {service.name}", sum(found.counts.values()))
         codec = reading_codec(registry, candidate)
-        ran = [
+        candidates = [
             run(candidate, codec, piece, partitions=count, compacted=compacted, witness=steps)
             for piece in pieces
         ]
         steps.end()
-    for piece, was, now in zip(pieces, today, ran, strict=True):
+    for piece, was, now in zip(pieces, today, candidates, strict=True):
         found.differences += _compared(service.name, piece, was, now)
         found.counts["keys"] += len(was.states.keys() | now.states.keys())
         found.counts["outputs"] += len(was.outputs)
@@ -224,14 +213,6 @@ def _piece(replay: Replay, number: int, before: list[Turn], within: list[Turn], 
     records = [record for turn in within for run in turn.runs for record in topics.between(number, *run)]
     replay.task(number, before, topics.between)
     return Piece(number, dict(replay.states), dict(replay.own(number)), within, records)
-
-
-def _both(keys: set[str], steps: Steps) -> Callable[[Step], None]:
-    def witness(step: Step) -> None:
-        keys.add(step.key)
-        steps(step)
-
-    return witness
 
 
 def _held(topics: Topics, window: Window, chosen: Iterable[int]) -> str:

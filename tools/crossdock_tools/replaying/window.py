@@ -103,8 +103,9 @@ def _halves(turn: Turn, place: int, offset: int) -> tuple[Turn, Turn]:
             return at == 0  # an answer; a timer has its due time
         return any(name == each and low <= at < high for each, low, high in before)
 
-    first = Turn(turn.now_us, turn.answers, turn.released, before, tables=turn.tables)
-    second = Turn(turn.now_us, runs=after, timers=turn.timers, tables=turn.tables)
+    # What was refused names where its message was first, and the message is in one half only: both may know of it.
+    first = Turn(turn.now_us, turn.answers, turn.released, before, refused=turn.refused, tables=turn.tables)
+    second = Turn(turn.now_us, runs=after, timers=turn.timers, refused=turn.refused, tables=turn.tables)
     for verdict in turn.ignored:
         (first if earlier(verdict) else second).ignored.append(verdict)
     for verdict in turn.rejected:
