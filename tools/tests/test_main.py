@@ -7,7 +7,16 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "command", ["--help", "dlt --help", "trace --help", "topics --help", "demo --help", "reasons --help"]
+    "command",
+    [
+        "--help",
+        "dlt --help",
+        "trace --help",
+        "topics --help",
+        "demo --help",
+        "reasons --help",
+        "replay --help",
+    ],
 )
 def test_help_loads_neither_the_kafka_client_nor_avro(command: str) -> None:
     """Else every mistyped option costs half a second."""
