@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import sys
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, get_args
@@ -114,7 +115,10 @@ class Telemetry:
         self._buffered = Gauge(
             _name("crossdock_buffered_messages"), "Polled, not decided", registry=self.registry
         )
-        self._by_event: dict[tuple[str, str], int] = {}
+        # What belongs to the open transaction, and counts once that commits.
+        self._by_event: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._by_code: defaultdict[str, int] = defaultdict(int)
+        self._by_outcome: defaultdict[str, int] = defaultdict(int)
         self._tracer = otel.get_tracer("crossdock")
         self.last_beat: datetime | None = None
         self.ready = False
@@ -145,8 +149,7 @@ class Telemetry:
 
     def decided(self, event: Any) -> None:
         """An event was decided; `code` of an ignored one is kept."""
-        name = (type(event).__name__, getattr(event, "code", ""))
-        self._by_event[name] = self._by_event.get(name, 0) + 1
+        self._by_event[type(event).__name__, getattr(event, "code", "")] += 1
 
     def committed(self, messages: int, seconds: float) -> None:
         """A transaction committed."""
@@ -155,22 +158,32 @@ class Telemetry:
         self._seconds.observe(seconds)
         for (event, code), count in self._by_event.items():
             self._decisions.labels(event, code).inc(count)
-        self._by_event.clear()
+        for code, count in self._by_code.items():
+            self._dead_letters.labels(code).inc(count)
+        for outcome, count in self._by_outcome.items():
+            self._replays.labels(outcome).inc(count)
+        self._forget()
 
     def rewound(self) -> None:
         """A transaction was dropped and its input will be read again."""
-        self._by_event.clear()
+        self._forget()
         self._rewinds.inc()
+
+    def _forget(self) -> None:
+        for tally in (self._by_event, self._by_code, self._by_outcome):
+            tally.clear()
 
     def row_unreadable(self, topic: str) -> None:
         """A row of a broadcast table could not be read."""
         self._unreadable_rows.labels(topic).inc()
 
     def dead_lettered(self, code: str) -> None:
-        self._dead_letters.labels(code).inc()
+        """A message was given up on."""
+        self._by_code[code] += 1
 
     def replayed(self, outcome: str) -> None:
-        self._replays.labels(outcome).inc()
+        """An instruction came to this."""
+        self._by_outcome[outcome] += 1
 
     def continue_trace(self, record: Record, group: str) -> Trace | None:
         """The trace that the record belongs to; a span is recorded when it was sampled at the edge."""

@@ -89,10 +89,13 @@ def test_the_metrics_say_what_was_reported(probed: Probed) -> None:
     probed.beat(tasks=3, buffered=7)
     probed.telemetry.decided(Ignored())
     probed.telemetry.decided(Ignored())
+    probed.telemetry.dead_lettered("toy.negative")
+    probed.telemetry.replayed("released")
     probed.telemetry.committed(12, 0.004)
     probed.telemetry.decided(Ignored())
-    probed.telemetry.rewound()
     probed.telemetry.dead_lettered("toy.negative")
+    probed.telemetry.replayed("released")
+    probed.telemetry.rewound()
     samples = probed.metrics()
     assert samples["crossdock_tasks"] == 3
     assert samples["crossdock_buffered_messages"] == 7
@@ -104,7 +107,8 @@ def test_the_metrics_say_what_was_reported(probed: Probed) -> None:
     assert 'crossdock_decisions_total{code="duplicate",event="Ignored"} 2.0' in text, (
         "what was rewound is no decision"
     )
-    assert 'crossdock_dead_letters_total{code="toy.negative"} 1.0' in text
+    assert 'crossdock_dead_letters_total{code="toy.negative"} 1.0' in text, "nor a dead letter"
+    assert 'crossdock_replays_total{outcome="released"} 1.0' in text
 
 
 def test_other_paths_say_which_there_are(probed: Probed) -> None:
