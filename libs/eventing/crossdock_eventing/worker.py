@@ -25,6 +25,7 @@ from crossdock_eventing.broker.partitioner import partition_for
 from crossdock_eventing.calls import Calls
 from crossdock_eventing.clock import Clock, to_micros
 from crossdock_eventing.codec import Codec, Undecodable
+from crossdock_eventing.deadlines import Deadlines
 from crossdock_eventing.decision import Cause, Decider, Decision, Message
 from crossdock_eventing.holding import EXHAUSTED, Holding
 from crossdock_eventing.journal import Journal
@@ -143,6 +144,10 @@ class Worker:
         self._tables.catch_up()
         self._tables_read_at_poll, self._tables_behind = 0, False
 
+        self._inputs = [
+            frozenset(TopicPartition(topic, number) for topic in self._topics)
+            for number in range(self._partitions)
+        ]
         self._tasks: dict[int, Task] = {}
         self._buffer: deque[_Polled] = deque()
         self._polls = 0
@@ -150,7 +155,7 @@ class Worker:
         self._now = clock.now()
         self._last_commit_s = clock.monotonic_s()
         self._buffer_since_s = 0.0
-        self._ends: dict[TopicPartition, tuple[int, int]] = {}
+        self._deadlines = Deadlines(self._topics, self._desk.waits, self._pace.timers_max)
         self._calls = Calls(service)
         self._assignment_changed = False
 
@@ -176,7 +181,7 @@ class Worker:
         self._settle_assignment()
         self._calls.collect()
         self._tables.drain()
-        timers = [] if self._breaker.open else self._due_timers()
+        timers = self._deadlines.due(self._tasks.values(), self._now, self._consumer, self._buffered)
         self._telemetry.beat(
             self._now,
             ready=self.ready,
@@ -275,40 +280,8 @@ class Worker:
             or now_s - self._buffer_since_s >= self._pace.commit_interval_s_max
         )
 
-    def _due_timers(self) -> list[tuple[Task, DueTimer]]:
-        """Timers whose time has come and whose inputs have shown everything older than they are."""
-        found: list[tuple[Task, DueTimer]] = []
-        for task in self._tasks.values():
-            if task.held_until_s is not None or task.crowded is not None:
-                continue  # what it is held for may be older than the timer
-            wanted = self._pace.timers_max - len(found)
-            for timer in task.state.timers_until(self._now, wanted, self._desk.waits(task)):
-                if not self._inputs_reached(task, timer.due_us):
-                    break
-                found.append((task, timer))
-            if len(found) >= self._pace.timers_max:
-                break
-        return found
-
-    def _inputs_reached(self, task: Task, due_us: int) -> bool:
-        """Whether no unread input of the task can be older than `due_us`.
-
-        Else a payment waiting in the backlog would lose to its own deadline.
-        """
-        waiting = {each.record.topic for each in self._buffer if each.record.partition == task.partition}
-        for topic in self._topics:
-            if task.shown_ms.get(topic, 0) * 1000 >= due_us:
-                continue
-            if topic in waiting:
-                return False
-            each = TopicPartition(topic, task.partition)
-            asked_us, end = self._ends.get(each, (0, 0))
-            if asked_us < due_us:
-                end = self._consumer.watermarks(each).high
-                self._ends[each] = (to_micros(self._now), end)
-            if max(task.next_offsets.get(topic, 0), self._consumer.position(each) or 0) < end:
-                return False
-        return True
+    def _buffered(self) -> set[TopicPartition]:
+        return {TopicPartition(each.record.topic, each.record.partition) for each in self._buffer}
 
     # ---- partitions that take nothing for now
 
@@ -319,7 +292,7 @@ class Worker:
             for task in self._tasks.values()
             for each in self._holding.inputs(task, self._inputs_of(task.partition))
         }
-        if any(TopicPartition(each.record.topic, each.record.partition) in held for each in self._buffer):
+        if held and held & self._buffered():
             self._consumer.pause(list(held))
             self._buffer = deque(
                 each
@@ -634,7 +607,7 @@ class Worker:
         self._calls.keep(self._tasks)
 
     def _inputs_of(self, partition: int) -> frozenset[TopicPartition]:
-        return frozenset(TopicPartition(topic, partition) for topic in self._topics)
+        return self._inputs[partition]
 
     def _settle_assignment(self) -> None:
         """Start a task once every one of its inputs is here."""
@@ -680,7 +653,7 @@ class Worker:
                             f"group {self._group} has no offset for {each}; run `crossdock topics apply`",
                         )
                     self._consumer.seek(each, offset)
-                    self._ends.pop(each, None)
+                    self._deadlines.forget(each)
                 log.info(
                     "task.restored",
                     partition=task.partition,
