@@ -11,5 +11,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def accept(request: pytest.FixtureRequest) -> bool:
-    """Whether to rewrite instead of compare. The option exists only where `tests` or a folder in it was named on the command line."""
+    """Whether to rewrite instead of compare. The option exists where `tests` or a folder in it was named on the command line."""
     return bool(request.config.getoption("--accept", default=False))

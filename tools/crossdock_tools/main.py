@@ -9,7 +9,7 @@ import sys
 import typer
 
 from crossdock_local.errors import LocalError
-from crossdock_tools import auditing, infrastructure, reasons, topics
+from crossdock_tools import auditing, documents, infrastructure, reasons, topics
 from crossdock_tools import simulate as simulating
 from crossdock_tools import trace as tracing
 from crossdock_tools.chaos import command as disturbing
@@ -36,6 +36,7 @@ app.command("chaos")(disturbing.chaos)
 app.command("simulate")(simulating.simulate)
 app.command("trace")(tracing.trace)
 app.command("audit")(auditing.audit)
+app.command("documents")(documents.documents)
 app.command("reasons")(reasons.reasons)
 app.add_typer(schemas.app, name="schemas")
 app.add_typer(topics.app, name="topics")

@@ -42,6 +42,8 @@ Whatever Crossdock refuses for good has one of these codes. `crossdock reasons C
 `crossdock dlt list` shows which of them there are. An input that changes nothing (a duplicate, a stale revision) is no failure: its
 codes are counted in the metrics and are not here. What the business decides against (an unpaid order, a return that comes too
 late) is an event that names its own reason and is not here either.
+
+Whole incidents, command by command: [the runbook](runbooks/dead-letters.md).
 """
 _PLANS = """
 Where a code says retry, edit or discard, its messages are parked, each with whatever came after it for its key (but for those of

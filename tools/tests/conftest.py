@@ -46,7 +46,7 @@ from crossdock_eventing.registry import MemoryRegistry
 from crossdock_local.addresses import bootstrap_servers
 from crossdock_simulation.backbone import Backbone
 from crossdock_simulation.planting import an_order
-from crossdock_tools import auditing, main, trace
+from crossdock_tools import auditing, documents, main, trace
 from crossdock_tools.audit.auditor import Auditor
 from crossdock_tools.audit.books import NO_BOOKS, Books
 from crossdock_tools.audit.report import Check, Report
@@ -313,7 +313,7 @@ def command_line(
     def reachable(**_: object) -> Iterator[Any]:
         yield cluster
 
-    for module in (auditing, dead_letters, plan_command, replay_command, trace):
+    for module in (auditing, dead_letters, documents, plan_command, replay_command, trace):
         monkeypatch.setattr(module, "reachable_cluster", reachable)
     monkeypatch.setenv("COLUMNS", "200")
 

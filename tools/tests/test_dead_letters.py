@@ -117,7 +117,7 @@ def test_the_list_for_people_says_how_old(cluster: Any, crossdock: Callable, mon
 
 def test_nothing_given_up_on_is_said_plainly(crossdock: Callable) -> None:
     answer = crossdock("dlt", "list")
-    assert (answer.exit_code, answer.out) == (0, "0 dead letters in 0 groups\n")
+    assert (answer.exit_code, answer.out) == (0, "0 dead letters in 0 groups\nnothing is parked\n")
 
 
 def test_a_letter_is_told_in_full(cluster: Any, crossdock: Callable) -> None:
@@ -277,6 +277,16 @@ def test_without_an_offset_the_newest_letter_is_shown(cluster: Any, crossdock: C
     assert crossdock(*show).json["code"] == "code.n39"
     assert crossdock(*show, "--partition", "0").json["code"] == "code.n38"
     assert crossdock(*show, "--partition", "3").json["code"] == "code.late"
+
+
+def test_what_was_rejected_is_shown_before_what_waits_behind_it(cluster: Any, crossdock: Callable) -> None:
+    letter(cluster, ours("order.unknown_sku"), after_s=1, partition=0)
+    show = ("dlt", "show", "--service", SERVICE, "--json")
+    for number in range(40):
+        letter(cluster, ours("parked.behind"), after_s=2 + number, partition=number % 2)
+    assert crossdock(*show).json["code"] == "order.unknown_sku"
+    assert crossdock(*show, "--partition", "0").json["code"] == "order.unknown_sku"
+    assert crossdock(*show, "--partition", "1").json["code"] == "parked.behind"
 
 
 def test_the_newest_letter_is_found_behind_a_long_tail_of_markers(cluster: Any) -> None:

@@ -47,7 +47,8 @@ def partitions_of(broker: Broker, topic: str) -> int:
 
 
 def find(broker: Broker, topic: str, *, partition: int | None = None, offset: int | None = None) -> Record:
-    """The letter at the coordinates in a dead-letter topic; without an offset the newest one.
+    """The letter at the coordinates in a dead-letter topic; without an offset the newest one that was rejected itself, before those
+    that only wait behind one.
 
     Raises DeadLetterError naming what there is.
     """
@@ -67,7 +68,7 @@ def find(broker: Broker, topic: str, *, partition: int | None = None, offset: in
             raise DeadLetterError(
                 f"{topic} is empty" + ("" if partition is None else f" in partition {partition}")
             )
-        return max(found, key=lambda record: (record.timestamp_ms, record.partition))
+        return max(found, key=lambda record: (not _waits(record), record.timestamp_ms, record.partition))
     finally:
         reader.close()
 
@@ -159,16 +160,23 @@ def _at(reader: Reader, partition: TopicPartition, offset: int) -> Record:
 
 
 def _newest(reader: Reader, partition: TopicPartition) -> Record | None:
-    """The last letter of a partition: the log ends in markers, so look in windows that grow backwards."""
+    """The last letter of a partition that was rejected itself, else the last: the log ends in markers, and many may wait behind
+    one, so look in windows that grow backwards.
+    """
     low, high = reader.watermarks(partition)
     window = _WINDOW
     while True:
         start = max(low, high - window)
-        last = None
+        last: Record | None = None
         reader.assign({partition: start})
         while reader.position(partition) < high:
             for record in reader.poll(_POLL_MAX, _POLL_S):
-                last = record
-        if last is not None or start == low:
+                if last is None or _waits(last) or not _waits(record):
+                    last = record
+        if start == low or (last is not None and not _waits(last)):
             return last
         window *= _WINDOW
+
+
+def _waits(record: Record) -> bool:
+    return outline(record.headers).code == BEHIND

@@ -67,6 +67,8 @@ def groups(found: Sequence[Group], by: Sequence[str], now: datetime) -> None:
         print(
             f"{parked:,} messages of {keys:,} keys are parked still{worth}: {command_name()} dlt plan --help"
         )
+    else:
+        print("nothing is parked")
     if loose:
         print(f"{loose:,} letters are parked by nobody: {command_name()} dlt plan --inject takes them in")
 
