@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from random import Random
@@ -12,6 +12,11 @@ from crossdock_canonical.decider import Rejected
 from crossdock_canonical.identity import LocationId, Sku
 from crossdock_canonical.records import Bucket, StockMovement, StockSnapshot
 from crossdock_canonical.specification import T0
+from crossdock_eventing.broker.interface import Broker
+from crossdock_eventing.clock import Clock, to_micros
+from crossdock_eventing.codec import Codec
+from crossdock_eventing.envelope import headers, record_key, wrap
+from crossdock_eventing.registry import SchemaSource
 from crossdock_eventing.service import Service
 
 #: The service with the bug, and the code under which it rejects.
@@ -42,6 +47,47 @@ def faulty(service: Service, refuses: Callable[[Any], bool]) -> Service:
     return replace(service, decide=decide)
 
 
+class Feed:
+    """Publishes as the gateway does. Event ids follow from how many records were sent before: the same traffic has the same ids."""
+
+    def __init__(self, broker: Broker, registry: SchemaSource, clock: Clock) -> None:
+        self._broker = broker
+        self._registry = registry
+        self._clock = clock
+        self._sent = 0
+        self._codecs: dict[type, Codec] = {}
+
+    def send(self, records: Iterable[Any]) -> None:
+        """All of them in one transaction."""
+        producer = self._broker.producer("proof-gateway")
+        producer.init_transactions()
+        producer.begin()
+        now = self._clock.now()
+        for record in records:
+            kind = type(record)
+            codec = self._codecs.get(kind)
+            if codec is None:
+                codec = self._codecs[kind] = Codec(self._registry, written=[(kind, kind.TOPIC)], read=())
+            self._sent += 1
+            meta = wrap(
+                record,
+                causation_id=f"delivery/{self._sent}",
+                correlation_id="",
+                now=now,
+                source="/crossdock/channel-gateway",
+                attributes={},
+            )
+            producer.produce(
+                kind.TOPIC,
+                key=record_key(record).encode(),
+                value=codec.encode(record, meta),
+                headers=headers(meta, kind.SCHEMA, None),
+                timestamp_ms=to_micros(now) // 1000,
+            )
+        producer.commit()
+        producer.close()
+
+
 @dataclass(frozen=True, slots=True)
 class Traffic:
     """What warehouses report of some skus: receipts, sales, transfers, and counts that differ from the books.
@@ -63,13 +109,13 @@ class Traffic:
         return found
 
 
-def traffic(seed: int, *, keys: int, each: int) -> Traffic:
+def traffic(seed: int, *, keys: int, each: int, prefix: str = "SKU") -> Traffic:
     """So many skus, of each of which `each` messages will be parked; one more comes afterwards."""
     chance = Random(seed)
     before: list[tuple[float, int, Any]] = []
     after: list[Any] = []
     for number in range(keys):
-        sku = Sku(f"SKU-{number:05}")
+        sku = Sku(f"{prefix}-{number:05}")
         healthy = chance.randint(1, 3)
         came = sorted(chance.random() for _ in range(healthy + each))
         for place in range(healthy + each + 1):

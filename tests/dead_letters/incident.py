@@ -6,11 +6,12 @@ call to broker or disk at which they die; so is the tool. Time is simulated.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+import time
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from feeds import CODE, STRUCK, faulty
+from feeds import CODE, STRUCK, Feed, faulty
 
 from crossdock_canonical.records import LocationDefined, LocationKind, StockMoved
 from crossdock_canonical.specification import T0
@@ -19,9 +20,7 @@ from crossdock_eventing import names
 from crossdock_eventing.broker.interface import Broker
 from crossdock_eventing.broker.memory import MemoryBroker, Timeouts
 from crossdock_eventing.clock import ManualClock
-from crossdock_eventing.codec import Codec
 from crossdock_eventing.deadletter import outline
-from crossdock_eventing.envelope import headers, record_key, wrap
 from crossdock_eventing.limits import Limits
 from crossdock_eventing.pace import Pace
 from crossdock_eventing.registry import MemoryRegistry
@@ -106,7 +105,7 @@ class Trap:
 
 
 class Incident:
-    """The services at work.
+    """The services at work. spent_s: processor time that each of them took.
 
     bug: what the release in production refuses. trap: kills the service that has it. tool_trap: kills the operator's tool.
     """
@@ -119,42 +118,15 @@ class Incident:
         self.trap = Trap()
         self.tool_trap = Trap()
         apply_catalogue(REPOSITORY, self.broker.admin())
+        self.spent_s: defaultdict[str, float] = defaultdict(float)
         self.erps = SimulatedErps(self.clock.monotonic_s)
         self.services = {name: load(name, {}) for name in SERVICES}
         self._instances = [self._instance(name, limits) for name in SERVICES]
-        self._sent = 0
-        self._codecs: dict[type, Codec] = {}
+        self.send = Feed(self.broker, self.registry, self.clock).send
         self.send([LocationDefined(location="WH", kind=LocationKind.WAREHOUSE)])
         self.run()
 
     # ---- the world
-
-    def send(self, records: Iterable[Any]) -> None:
-        """Publish as the gateway does. The event ids follow from how many were sent before: alike in every incident."""
-        producer = self.broker.producer("gateway")
-        producer.init_transactions()
-        producer.begin()
-        for record in records:
-            kind = type(record)
-            codec = self._codecs.setdefault(kind, Codec(self.registry, written=[(kind, kind.TOPIC)], read=()))
-            self._sent += 1
-            meta = wrap(
-                record,
-                causation_id=f"delivery/{self._sent}",
-                correlation_id="",
-                now=self.clock.now(),
-                source="/crossdock/channel-gateway",
-                attributes={},
-            )
-            producer.produce(
-                kind.TOPIC,
-                key=record_key(record).encode(),
-                value=codec.encode(record, meta),
-                headers=headers(meta, kind.SCHEMA, None),
-                timestamp_ms=self.clock.now_ms(),
-            )
-        producer.commit()
-        producer.close()
 
     def run(self) -> None:
         """Go on until nothing has moved for a while, long enough for a dead process's session to end."""
@@ -170,8 +142,11 @@ class Incident:
     def step(self) -> bool:
         """Step every part once; whether anything moved."""
         moved = False
-        for part in (*self._instances, self.erps):
-            moved = (part.work() if isinstance(part, SimulatedErps) else part.step()) or moved
+        for each in self._instances:
+            started_s = time.process_time()
+            moved = each.step() or moved
+            self.spent_s[each.service.name] += time.process_time() - started_s
+        moved = self.erps.work() or moved
         self.clock.advance(0.001)
         return moved
 
