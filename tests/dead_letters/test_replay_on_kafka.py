@@ -164,7 +164,7 @@ class Site:
         offsets = admin.group_offsets(names.group(STRUCK))
         admin.close()
         return sum(
-            each.offset < (offsets.get(TopicPartition(each.topic, each.partition), 0)
+            each.offset < offsets.get(TopicPartition(each.topic, each.partition), 0)
             for each in self.read(StockMovement.TOPIC).records()
         )
 
