@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from crossdock_canonical.records import CancelRequested
+from crossdock_canonical.money import Money
+from crossdock_canonical.records import CancelRequested, PaymentCaptured
 from crossdock_canonical.specification import T0
 from crossdock_eventing import names
 from crossdock_eventing.broker.interface import Headers, Record, TopicPartition
@@ -17,6 +18,7 @@ from crossdock_eventing.clock import to_micros
 from crossdock_eventing.deadletter import dead_letter_headers
 from crossdock_eventing.envelope import Meta
 from crossdock_eventing.registry import MemoryRegistry, RegistryUnavailable
+from crossdock_simulation.planting import an_order
 from crossdock_tools.dead_letters import command as dead_letters
 from crossdock_tools.dead_letters.letters import find, tell
 
@@ -277,6 +279,27 @@ def test_without_an_offset_the_newest_letter_is_shown(cluster: Any, crossdock: C
     assert crossdock(*show).json["code"] == "code.n39"
     assert crossdock(*show, "--partition", "0").json["code"] == "code.n38"
     assert crossdock(*show, "--partition", "3").json["code"] == "code.late"
+
+
+def test_of_an_order_the_largest_amount_is_at_stake_once(cluster: Any, crossdock: Callable) -> None:
+    def paid(minor: int, order: str, currency: str = "EUR") -> None:
+        body = PaymentCaptured(
+            order_id=order, capture_id="c", amount=Money(minor=minor, currency=currency), captured_at=T0
+        )
+        found = (("event_type", body.SCHEMA.encode()), ("correlation_id", order.encode()))
+        headers = (*(each for each in ours("order.unknown_sku") if each[0] != "correlation_id"), *found)
+        letter(cluster, headers, key=order.encode(), value=cluster.codec.encode(body, META))
+
+    snapshot = an_order(1, ("A", 1, 1000))
+    letter(
+        cluster, ours("order.unknown_sku"), value=cluster.codec.encode(snapshot, META)
+    )  # of order-1, 16.00 EUR
+    paid(500, "order-1")
+    paid(700, "order-2")
+    paid(800, "order-3", "USD")
+    letter(cluster, ours("order.unknown_sku"), value=cluster.codec.encode(REQUEST, META), key=b"order-4")
+    [group] = crossdock("dlt", "list", "--json").json
+    assert group["stake_minor"] == {"EUR": 1600 + 700, "USD": 800}
 
 
 def test_what_was_rejected_is_shown_before_what_waits_behind_it(cluster: Any, crossdock: Callable) -> None:

@@ -22,7 +22,7 @@ from crossdock_eventing import names
 from crossdock_eventing.broker.failure import TransactionOutcomeUnknown
 from crossdock_eventing.broker.interface import TopicPartition
 from crossdock_eventing.broker.memory.clients import MemoryProducer
-from crossdock_eventing.parking.formats import digest
+from crossdock_eventing.parking.formats import Park, digest, park_name
 from crossdock_eventing.registry import UnknownSchema
 from crossdock_simulation.planting import id_of
 from crossdock_tools.dead_letters import running
@@ -462,6 +462,20 @@ def test_documents_of_the_poster_itself_are_named(shop: Any, dlt: Callable) -> N
     made = dlt("run", "p.json", "--json").json["certificate"]
     assert made["erp_documents"]["ErpDocumentPosted"]["count"] >= 1
     assert made["problems"] == []
+
+
+def test_a_fact_that_will_wait_at_the_poster_is_no_document_yet(shop: Any, dlt: Callable) -> None:
+    parked_orders(shop, 2)
+    dlt(*CHOICE, "--all")
+    assert dlt("run", "p.json", "--dry-run", "--json").json["effects"]["ERP document"]["count"] == 2
+    park = Park(episode="e", since_us=0, code="contract.unknown_schema", tail=1)
+    producer = shop.broker().producer("poster")
+    producer.init_transactions()
+    producer.begin()
+    key, value = park_name(id_of(1)).encode(), json.dumps(park.to_json()).encode()
+    producer.produce(names.changelog_topic("erp-poster"), key=key, value=value, partition=0)
+    producer.commit()
+    assert dlt("run", "p.json", "--dry-run", "--json").json["effects"]["ERP document"]["count"] == 1
 
 
 def test_what_ends_a_decider_is_told_by_the_dry_run(shop: Any, dlt: Callable, monkeypatch: Any) -> None:

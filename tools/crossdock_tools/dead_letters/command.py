@@ -107,7 +107,9 @@ def show(
     topic: Annotated[str | None, typer.Option(help="Or the dead-letter topic of another writer.")] = None,
     key: Annotated[str | None, typer.Option(help="The letter of this key.")] = None,
     partition: Annotated[int | None, typer.Option(help="Partition of the dead-letter topic.")] = None,
-    offset: Annotated[int | None, typer.Option(help="Offset there; default: the newest that was rejected.")] = None,
+    offset: Annotated[
+        int | None, typer.Option(help="Offset there; default: the newest that was rejected.")
+    ] = None,
     trace: Annotated[
         bool, typer.Option(help="Tell the life of the order that it belongs to; reads all topics.")
     ] = True,

@@ -34,7 +34,7 @@ class Group:
     letters: copies on the topic; one message has several when it was rejected several times. behind: of them, those that only
     wait. parked, settled: messages. loose: letters that nobody parks: without a key, or of a writer that keeps no queues. keys,
     orders: distinct ones that are parked.
-    stake: minor units by currency, of each parked order the largest amount that its messages name.
+    stake: minor units by currency, of each parked order the largest amount that the first message of each type names.
     Times are when letters were written, ms since the epoch.
     """
 
