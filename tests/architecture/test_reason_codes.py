@@ -223,11 +223,17 @@ def classes_of(name: str, function: Function) -> set[str]:
     return {part.id for each in said if each for part in ast.walk(each) if isinstance(part, ast.Name)}
 
 
+#: A replay tells again what stands in a journal: every code in it was told when it was written.
+_RETELLS = SHELL / "replay.py"
+
+
 def scan(package: Path) -> Scan:
     sources = {
         ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__"): path
         for path in sorted(package.glob("**/*.py"))
-        if "records" not in path.relative_to(package).parts and path.name != "state_records.py"
+        if "records" not in path.relative_to(package).parts
+        and path.name != "state_records.py"
+        and path != _RETELLS
     }
     return Scan({name: path.read_text(encoding="utf-8") for name, path in sources.items()})
 

@@ -115,10 +115,6 @@ class _NoLetters:
     def replayed(self, *_args: object) -> None: ...
 
 
-class _AsJournaled(Undecodable):
-    """A verdict of then: its code stands in the journal and is told nowhere anew."""
-
-
 class _Faithful(Decider):
     """Rejects what the turn's journal says was rejected, before it is even decoded. told: code and detail by topic and offset."""
 
@@ -127,7 +123,7 @@ class _Faithful(Decider):
     def message(self, record: Record) -> Message | None:
         verdict = self.told.get((record.topic, record.offset))
         if verdict is not None:
-            raise _AsJournaled(*verdict)
+            raise Undecodable(*verdict)
         return super().message(record)
 
 
