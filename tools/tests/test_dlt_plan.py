@@ -18,6 +18,7 @@ from crossdock_eventing.broker.interface import Record
 from crossdock_eventing.deadletter import dead_letter_headers
 from crossdock_eventing.parking.formats import ReplayedMessage, ReplayEntry
 from crossdock_simulation.planting import id_of
+from crossdock_tools.dead_letters.criteria import Criteria
 from crossdock_tools.dead_letters.plan import new_plan, read_plan, write_plan
 from crossdock_tools.dead_letters.replays import Ledger, Said
 from crossdock_tools.schemas.commands import repository
@@ -84,6 +85,14 @@ def test_what_meets_all_conditions_is_chosen(
     items = planned(dlt, *options)
     assert {each["key"] for each in items} == {id_of(number) for number in orders}
     assert {each["op"] for each in items} == {"release"}
+
+
+@pytest.mark.parametrize(("stamp_ms", "meant"), [(999, False), (1000, True), (1999, True), (2000, False)])
+def test_a_period_begins_with_its_first_moment_and_ends_before_its_last(stamp_ms: int, meant: bool) -> None:
+    period = Criteria(since_ms=1000, until_ms=2000)
+    payloads: Any = None  # nobody looks at the payload
+    found = period.meets(code="c", topic="t", stamp_ms=stamp_ms, value=None, headers=(), payloads=payloads)
+    assert found is meant
 
 
 def test_a_plan_says_on_what_state_it_was_made(parked: Any, dlt: Callable) -> None:
