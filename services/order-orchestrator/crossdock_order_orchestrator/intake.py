@@ -137,8 +137,8 @@ def merge(decision: Decision, snapshot: ChannelOrderReceived, items: Lookup[Item
     if newer and order.stage is Stage.OPEN:
         if snapshot.kind is order.source.kind is IntakeKind.SNAPSHOT:
             _revise(decision, snapshot, items)
-    elif newer and snapshot.status is not ChannelStatus.CANCELLED:
-        _show_additions(decision, snapshot, items)
+    elif newer:
+        _note_after_end(decision, snapshot, items)
     merge_tenders(decision, snapshot.tenders)
     if overpaid_minor(decision.order) > 0 and REFUND_TIMER not in decision.order.timers:
         # The channel that lowered the total, or reported money late, may be sending it back itself.
@@ -149,9 +149,8 @@ def merge(decision: Decision, snapshot: ChannelOrderReceived, items: Lookup[Item
         else:
             decision.emit(OrderRevised(order=replace(decision.order, status=snapshot.status)))
     if len(decision.events) == before:
-        code = "order.closed" if newer else "order.stale_revision"
-        if (snapshot.revision_at, snapshot.revision_id) == (order.revision_at, order.revision_id):
-            code = "order.duplicate"
+        is_latest = (snapshot.revision_at, snapshot.revision_id) == (order.revision_at, order.revision_id)
+        code = "order.duplicate" if is_latest else "order.stale_revision"
         decision.emit(Ignored(code, f"revision {snapshot.revision_id} of {snapshot.revision_at.isoformat()}"))
 
 
@@ -241,9 +240,34 @@ def _revise(decision: Decision, snapshot: ChannelOrderReceived, items: Lookup[It
         _publish_received(decision, snapshot)
 
 
-def _show_additions(decision: Decision, snapshot: ChannelOrderReceived, items: Lookup[ItemMapped]) -> None:
-    """What a snapshot adds to an order that has ended, in an exchange for instance, is not accepted: somebody sees it, once."""
+def _note_after_end(decision: Decision, snapshot: ChannelOrderReceived, items: Lookup[ItemMapped]) -> None:
+    """An order that has ended keeps the newest revision, so that an older one that comes later is known to be old.
+
+    What the revision adds, in an exchange for instance, is not accepted: somebody sees it, once. A cancelled one adds nothing.
+    """
     order = decision.order
+    lines = list(order.lines)
+    grows = False
+    if snapshot.status is not ChannelStatus.CANCELLED:
+        lines, grows = _with_additions(order, snapshot, items)
+    decision.emit(
+        OrderRevised(
+            order=replace(
+                order,
+                revision_at=snapshot.revision_at,
+                revision_id=snapshot.revision_id,
+                lines=tuple(lines) if grows else order.lines,
+            )
+        )
+    )
+    if grows:
+        decision.hold(CHANGE_AFTER_RELEASE, decision.policy.exception_deadline)
+
+
+def _with_additions(
+    order: OrderState, snapshot: ChannelOrderReceived, items: Lookup[ItemMapped]
+) -> tuple[list[Line], bool]:
+    """The lines with what the snapshot adds to them noted and not accepted; whether it adds anything."""
     given = {line.line_id: line.units for line in snapshot.lines}
     lines = []
     grows = False
@@ -256,18 +280,7 @@ def _show_additions(decision: Decision, snapshot: ChannelOrderReceived, items: L
         if added.line_id not in known and added.units > 0:
             grows = True
             lines.extend(_unaccepted(added, order.source.currency, items))
-    if grows:
-        decision.emit(
-            OrderRevised(
-                order=replace(
-                    order,
-                    revision_at=snapshot.revision_at,
-                    revision_id=snapshot.revision_id,
-                    lines=tuple(lines),
-                )
-            )
-        )
-        decision.hold(CHANGE_AFTER_RELEASE, decision.policy.exception_deadline)
+    return lines, grows
 
 
 def _unaccepted(given: ChannelLine, currency: str, items: Lookup[ItemMapped]) -> tuple[Line, ...]:

@@ -75,7 +75,7 @@ from crossdock_canonical.specification import T0, Outcome, Specification
 from crossdock_order_orchestrator.decide import decide
 from crossdock_order_orchestrator.evolve import evolve
 from crossdock_order_orchestrator.ledger import captured_minor, refunded_minor, total_minor
-from crossdock_order_orchestrator.model import OrderClosed, Policy, live_minor
+from crossdock_order_orchestrator.model import OrderClosed, OrderRevised, Policy, live_minor
 from crossdock_order_orchestrator.state_records import AwaitedOrderState, OrderState, Stage
 
 ORDER = OrderId("order-1")
@@ -944,9 +944,9 @@ class TestEdits:
             *[timer(added.specification, "hold:order.change_after_release")[0]]
         )
         resolved.when(exchange).then_types(Ignored)
-        resolved.when(replace(exchange, revision_id="r9")).then_types(Ignored)
-        refund = replace(exchange, lines=(only,), revision_id="r10")
-        resolved.when(replace(refund, total=eur(2380 + 400))).then_types(Ignored)
+        resolved.when(replace(exchange, revision_id="r9")).then_types(OrderRevised)
+        refund = replace(exchange, lines=(only,), revision_id="r91")
+        resolved.when(replace(refund, total=eur(2380 + 400))).then_types(OrderRevised)
         more = self.edited(3, 1, revision=5)
         assert resolved.when(more).one(OrderHeld).reason_code == "order.change_after_release"
 
@@ -955,6 +955,14 @@ class TestEdits:
         assert cancelled.state.stage is Stage.CANCELLED
         again = cancelled.when(self.edited(2, 1, status=ChannelStatus.CANCELLED))
         assert again.state.lines == cancelled.state.lines
+
+    @pytest.mark.parametrize("status", [ChannelStatus.CANCELLED, ChannelStatus.SHIPPED])
+    def test_an_older_snapshot_adds_nothing_to_an_order_that_has_ended(self, status: ChannelStatus) -> None:
+        only = a_line(SHIRT, "SHIRT", 2, worth(2000, 380))
+        done = spec().after(an_order(only), reserved(1, (SHIRT, "SHIRT", 2, 0)), dispatched(1, L1=2))
+        latest = done.when(an_order(only, tender=None, status=status, revision=5))
+        assert not latest.all(OrderHeld)
+        latest.specification.when(self.edited(2, 1, tender=None)).then_types(Ignored)
 
     def test_a_new_line_after_release_is_worth_nothing_and_its_money_goes_back(self) -> None:
         order = an_order(a_line(SHIRT, "SHIRT", 2, worth(2000, 380)))

@@ -232,15 +232,17 @@ def _say_refund(script: Script, sale: Sale, at_s: float, refund: ChannelRefundRe
     sale.last_s = max(sale.last_s, at_s)
     if refund.amount.minor:
         sale.paid_back.append(("refund", refund.amount.minor))
-    # A line that an edit adds is unknown until the snapshot with it has arrived.
-    added = {line.line_id for line in sale.lines[1:]} & {part.line_id for part in refund.lines}
+    # A line that an edit adds is unknown until the snapshot with it has arrived; one that an edit leaves out is never
+    # known when the snapshot without it is the first to arrive.
+    unsure = {line.line_id for number, line in enumerate(sale.lines) if number or not line.listed}
+    unsure &= {part.line_id for part in refund.lines}
     script.say(
         at_s,
         refund,
         delivery=f"shopify/{sale.shop}/refunds/create/{refund.refund_id}",
         label=f"{sale.name}: {what}",
         occurred_at=refund.refunded_at,
-        rejected_as="order.unknown_line" if added else "",
+        rejected_as="order.unknown_line" if unsure else "",
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from crossdock_canonical.records import BY_NAME, ChannelOrderReceived
+from crossdock_canonical.records import BY_NAME, ChannelOrderReceived, ChannelRefundReceived, IntakeKind
 from crossdock_eventing import names
 from crossdock_eventing.clock import to_micros
 from crossdock_eventing.deadletter import read_dead_letter
@@ -211,3 +211,19 @@ def test_every_kind_of_record_of_the_gateway_is_said_or_is_an_answer() -> None:
         for record in (*world.setup, *(record for item in world.items for record in item.records))
     }
     assert said == published - ANSWERS
+
+
+@pytest.mark.parametrize("seed", [16830, 27593, 86974])
+def test_a_refund_of_a_line_that_a_snapshot_leaves_out_may_be_given_up(seed: int) -> None:
+    """When that snapshot comes first, the line is never known: an older one adds nothing any more."""
+    world = workload(seed)
+    told: dict[str, list[set[str]]] = defaultdict(list)
+    refunds = []
+    for item in world.items:
+        for record in item.records:
+            if isinstance(record, ChannelOrderReceived) and record.kind is IntakeKind.SNAPSHOT:
+                told[record.order_id].append({line.line_id for line in record.lines})
+            elif isinstance(record, ChannelRefundReceived) and not item.rejected_as:
+                refunds.append(record)
+    for refund in refunds:
+        assert all({line.line_id for line in refund.lines} <= lines for lines in told[refund.order_id])
