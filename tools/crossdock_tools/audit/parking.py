@@ -29,7 +29,6 @@ def parked(evidence: Evidence, _books: Books) -> tuple[Check, ...]:
     """Every parked message has one fate, queues keep their order, the replays are one chain, and no effect is made twice."""
     return (
         _fates(evidence),
-        _queues(evidence),
         _order(evidence),
         _overtaken(evidence),
         _chain(evidence),
@@ -96,12 +95,12 @@ def _fates(evidence: Evidence) -> Check:
                     bool(said["reason"]) and bool(said["operator"]),
                     f"{place(record)} of {service} discards without a reason or by nobody",
                 )
+    _expect_whole_queues(evidence, finding)
     return finding.check()
 
 
-def _queues(evidence: Evidence) -> Check:
+def _expect_whole_queues(evidence: Evidence, finding: Finding) -> None:
     """A parked key is one with a queue: its head is there, and nothing lies outside of head and tail."""
-    finding = Finding(1, "queues of parked keys are whole")
     for (service, key), park in evidence.parks.items():
         queue = evidence.queues.get((service, key), {})
         where = f"{service}: queue of {key}"
@@ -115,7 +114,6 @@ def _queues(evidence: Evidence) -> Check:
             finding.expect(
                 (service, key) in evidence.parks, f"{service}: {key} has a queue and is not parked"
             )
-    return finding.check()
 
 
 def _order(evidence: Evidence) -> Check:
