@@ -210,6 +210,8 @@ class Worker:
         A timer that is due and waits for older input is looked at again after `calls_wait_s`. None: nothing waits for time.
         """
         due: list[float] = []
+        # By the clock and not by the last step: whoever asks may have let this instance sleep for long.
+        now_us = to_micros(max(self._now, self._clock.now()))
         if self._breaker.open:
             return None
         if self._releasing():
@@ -224,7 +226,7 @@ class Worker:
                 continue
             timer_us = task.state.next_timer_us(self._desk.waits(task))
             if timer_us is not None:
-                due.append(max(self._pace.calls_wait_s, (timer_us - to_micros(self._now)) / 1e6))
+                due.append(max(self._pace.calls_wait_s, (timer_us - now_us) / 1e6))
         return min(due, default=None)
 
     @property

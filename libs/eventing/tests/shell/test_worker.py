@@ -388,6 +388,17 @@ def test_a_payment_waiting_in_the_backlog_beats_its_own_deadline(either_bench: B
     assert worker.state("a").timers == {}
 
 
+def test_the_time_to_a_timer_runs_down_also_while_the_instance_is_not_stepped(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.send(add("a", 0, "deadline"))
+    bench.settle(worker)
+    asked_s = worker.due_in_s()
+    bench.clock.advance(20)
+    left_s = worker.due_in_s()
+    assert asked_s is not None
+    assert left_s == pytest.approx(asked_s - 20, abs=0.001)
+
+
 def test_a_timer_survives_a_restart_and_now_never_goes_back(bench: Bench) -> None:
     worker = bench.worker()
     bench.send(add("a", 0, "deadline"))
