@@ -5,15 +5,18 @@ A cancellation of released units is refused or granted by fulfilment; refused un
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from crossdock_canonical.decider import Ignored, Rejected
-from crossdock_canonical.money import Amounts
+from crossdock_canonical.money import Amounts, Money
 from crossdock_canonical.records import (
     AmendedLine,
     CancelFulfillment,
     CancelRefused,
     ChannelStatus,
+    CreditCause,
+    CreditGranted,
     DeliveryMethod,
     FulfillmentCancelled,
     FulfillmentLine,
@@ -26,6 +29,7 @@ from crossdock_canonical.records import (
     ReleaseStock,
     SlipLine,
 )
+from crossdock_order_orchestrator.ledger import overpaid_minor, refunded_by_us_minor, refunded_minor
 from crossdock_order_orchestrator.model import (
     BACKORDERED,
     CANCEL_REFUSED,
@@ -169,8 +173,9 @@ def _announce(
     for_channel = cancelled_for_channel(decision.order, {line.line_id: line.units for line in lines})
     decision.emit(
         UnitsCancelled(cancel_id=cancel_id, lines=lines, withdrawn=withdrawn, refunded=refunded),
-        *((matched,) if matched is not None else ()),
     )
+    if matched is not None:
+        _take_over_refund(decision, matched)
     order = decision.order
     _free_stock(decision, f"{order.order_id}/release/{cancel_id}", lines)
     complete = nothing_open(order) and shipped_units(order) == 0
@@ -215,6 +220,38 @@ def _matched_refund(
     if not matched:
         return None
     return CreditMatched(credit_id=cancel_id, lines=tuple(matched), unshipped_minor=minor, withdrawn=True)
+
+
+def _take_over_refund(decision: Decision, matched: CreditMatched) -> None:
+    """Money of the channel that was credited for shipped units is the cancelled units' instead, and that credit is taken back.
+
+    Only money that went back can be taken over, and only for units that were paid: an exchange sends nothing back, and
+    what is captured per shipment was never taken for units that stayed.
+    """
+    order = decision.order
+    minor = min(
+        matched.unshipped_minor,
+        overpaid_minor(order),
+        order.credited_minor,
+        refunded_minor(order) - refunded_by_us_minor(order),
+    )
+    if minor <= 0:
+        return
+    taken_back = Money(minor=-minor, currency=order.source.currency)
+    decision.emit(
+        replace(matched, unshipped_minor=minor),
+        CreditGranted(
+            order_id=order.order_id,
+            credit_id=f"{matched.credit_id}/matched",
+            cause=CreditCause.CHANNEL_REFUND,
+            lines=(),
+            adjustment_minor=taken_back.minor,
+            currency=taken_back.currency,
+            total=taken_back,
+            origin=Origin.CHANNEL,
+            invoiced=True,
+        ),
+    )
 
 
 def _with_parts(

@@ -223,19 +223,29 @@ def credit_refunded_shipment(decision: Decision, shipment_id: str) -> None:
 
 
 def credit_excess(decision: Decision) -> None:
-    """Everything that stays has shipped, and more was refunded as unshipped than was taken for what did not ship.
+    """Everything that stays has shipped: what went back for more than that is a credit, and what did not suffice is none.
 
-    The channel rounds parts of a line as it does, and refunds charges that a later shipment bills: that is a credit as well.
+    The channel rounds parts of a line as it does, and refunds charges that a later shipment bills: more was refunded as
+    unshipped than was taken for what did not ship, and that is a credit as well. The other way round, a refund of the channel
+    was credited although the money was taken for what did not ship, and nothing is left to send it back: the credit is taken
+    back as far. Unless a bank took the money, which is nobody's refund.
     """
     order = decision.order
     if promised_minor(order) > 0:
         return
     unshipped = max(0, captured_minor(order) - total_minor(order))
     excess = order.cancel_refunded_minor - unshipped
-    if excess > 0:
+    if excess < 0:
+        gone = -excess - overpaid_minor(order) if order.charged_back_minor == 0 else 0
+        excess = -max(0, min(gone, order.credited_minor))
+    if excess != 0:
+        credit_id = base_id = f"{order.order_id}/excess/{order.credited_minor}"
+        # Credits are taken back as well, so that their sum may come to stand where it stood.
+        number = 1
+        while credit_id in order.seen:
+            number += 1
+            credit_id = f"{base_id}/{number}"
         decision.emit(RefundedUnitsShipped(lines=(), minor=excess))
-        # Credits only grow, so that every one of these has an id of its own.
-        credit_id = f"{order.order_id}/excess/{order.credited_minor}"
         _grant_channel(decision, credit_id, (), excess, invoiced=True)
 
 

@@ -61,6 +61,15 @@ def refunded_minor(order: OrderState) -> int:
     return sum(tender.refunded for tender in order.tenders) + order.over_refunded_minor
 
 
+def refunded_by_us_minor(order: OrderState) -> int:
+    """What of it we sent ourselves."""
+    return sum(
+        movement.minor
+        for movement in order.movements
+        if movement.kind is MovementKind.REFUND and movement.status is MovementStatus.DONE
+    )
+
+
 def unsettled_minor(order: OrderState, kind: MovementKind, reference: str | None = None) -> int:
     """Movements that are under way or wait for another attempt, of one payment or of all."""
     return sum(

@@ -1099,6 +1099,58 @@ class TestCredits:
             FulfillmentCancelled(order_id=ORDER, cancel_id=command.cancel_id, lines=command.lines)
         )
         assert not fire(done, "refund").all(RefundPayment)
+        # The shirt that left is paid: what was credited for it was for the other.
+        assert (done.state.credited_minor, done.state.cancel_refunded_minor) == (0, 1190)
+
+    def test_an_exchange_ahead_of_an_edit_pays_for_no_cancelled_unit(self) -> None:
+        state = spec().after(*RELEASED, dispatched(1, L1=1))
+        exchange = a_channel_refund(
+            "r1", 0, (SHIRT, 1, worth(1000, 190)), adjustment_minor=-1190, restock=True
+        )
+        done = self.one_shirt_less(state.after(exchange))
+        assert fire(done, "refund").one(RefundPayment).amount == eur(1190)
+
+    def test_a_refund_of_what_left_pays_for_no_cancelled_unit_that_nobody_was_charged_for(self) -> None:
+        state = spec().after(*AUTHORIZED, dispatched(1, L1=1), captured("order-1/capture/s1", 1590))
+        refund = a_channel_refund("r1", 1190, (SHIRT, 1, worth(1000, 190)), restock=True)
+        done = self.one_shirt_less(state.after(refund))
+        assert (done.state.credited_minor, done.state.cancel_refunded_minor) == (1190, 0)
+
+    def test_money_that_went_back_already_is_not_credited_and_missing_too(self) -> None:
+        # All but 3.75 went back for a reason of the shop's own before half of the order turned out not to be there.
+        gone = spec().after(*RELEASED, dispatched(1, L1=1), a_channel_refund("r1", 3000))
+        lines = parts(L1=1, L2=1)
+        done = gone.when(LinesUnfillable(order_id=ORDER, attempt_id="a1", lines=lines))
+        done.one(OrderCompleted)
+        assert done.one(RefundPayment).amount == eur(375)
+        # 15.90 left and all was sent back: no more than that is a credit.
+        assert (done.state.credited_minor, done.state.cancel_refunded_minor) == (1590, 1785)
+
+    def test_credits_of_an_excess_have_ids_of_their_own(self) -> None:
+        """An exchange of what was to be cancelled takes credit back, so that its sum comes to stand where it stood."""
+        state = spec().after(
+            *AUTHORIZED, a_channel_cancel(), dispatched(), captured("order-1/capture/s1", 3375)
+        )
+        state = state.after(a_channel_refund("r1", 2380, (SHIRT, 2, worth(2000, 380)), restock=True))
+        granted: list[str] = []
+        for number in (2, 3):
+            even = a_channel_refund(f"r{number}", 0, (SHIRT, 1, worth(1000, 190)), adjustment_minor=-1190)
+            outcome = state.when(even)
+            granted += [grant.credit_id for grant in outcome.all(CreditGranted)]
+            state = outcome.specification
+        assert sum("/excess/" in credit_id for credit_id in granted) == 2
+        assert len(granted) == len(set(granted))
+
+    def one_shirt_less(self, state: Any) -> Any:
+        """The channel edits out the shirt that did not leave, and fulfilment gives it back."""
+        fewer = an_order(
+            a_line(SHIRT, "SHIRT", 1, worth(1000, 190)), a_line(MUG, "MUG", 1, worth(500, 95)), revision=5
+        )
+        asked = state.when(fewer)
+        command = asked.one(CancelFulfillment)
+        return asked.specification.after(
+            FulfillmentCancelled(order_id=ORDER, cancel_id=command.cancel_id, lines=command.lines)
+        )
 
     def test_before_its_order(self) -> None:
         waiting = spec().after(a_channel_refund("r1", 595, (MUG, 1, worth(500, 95))))
