@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from crossdock_canonical.money import Amounts, Money
 from crossdock_canonical.records import (
     CapturePayment,
+    CreditCause,
     CreditGranted,
     CreditProposed,
     DocumentType,
@@ -19,10 +21,13 @@ from crossdock_canonical.records import (
     MatchLines,
     OrderAmended,
     OrderCompleted,
+    OrderHeld,
     OrderReceived,
     OrderReleased,
     OrderShipped,
+    Origin,
     PaymentCaptured,
+    PaymentKind,
     PaymentRecorded,
     RefundPayment,
     RefundRecorded,
@@ -205,6 +210,68 @@ def test_money_that_neither_shipments_nor_credits_explain_is_found(day: Evidence
         day, drop=lambda body: isinstance(body, RefundRecorded) and body.order_id == id_of(CANCELLED)
     )
     assert id_of(CANCELLED) in found(kept, BALANCE)
+
+
+def held(reason_code: str) -> OrderHeld:
+    return OrderHeld(
+        order_id=id_of(RETURNED),
+        reason_code=reason_code,
+        deadline=datetime(2026, 1, 1, tzinfo=UTC),
+        owner="finance",
+    )
+
+
+def test_a_refund_that_a_provider_refused_is_an_exception_if_its_owner_was_told(day: Evidence) -> None:
+    """It is forgotten with its order one day, and stays unpaid."""
+
+    def instead_of_the_refund(reason_code: str) -> Evidence:
+        return planted(
+            day, change=when(RefundRecorded, lambda _: held(reason_code), order_id=id_of(RETURNED))
+        )
+
+    assert not checks(instead_of_the_refund("order.refund_failed"))[BALANCE].violations
+    assert id_of(RETURNED) in found(instead_of_the_refund("order.overdue"), BALANCE)
+    # There was enough to pay it with, whatever was said.
+    assert id_of(RETURNED) in found(instead_of_the_refund("order.credit_exceeds_captured"), BALANCE)
+
+
+def test_a_credit_that_nothing_is_left_to_pay_with_is_an_exception_of_just_its_amount(day: Evidence) -> None:
+    """The shop itself sent all that was captured back, before the return was credited."""
+    order_id = id_of(RETURNED)
+    captured = sum(
+        each.body.amount.minor
+        for each in day.of(PaymentRecorded)
+        if each.body.order_id == order_id and each.body.kind is PaymentKind.CAPTURED
+    )
+
+    def emptied(reason_code: str, *, credited: int) -> Evidence:
+        def change(body: Any) -> Any:
+            if getattr(body, "order_id", None) != order_id:
+                return body
+            match body:
+                case PaymentRecorded(kind=PaymentKind.AUTHORIZED):
+                    return held(reason_code)
+                case OrderReleased():
+                    return CreditGranted(
+                        order_id=order_id,
+                        credit_id="channel",
+                        cause=CreditCause.CHANNEL_REFUND,
+                        lines=(),
+                        adjustment_minor=credited,
+                        currency="EUR",
+                        total=Money(minor=credited, currency="EUR"),
+                        origin=Origin.CHANNEL,
+                    )
+                case RefundRecorded():
+                    return replace(body, origin=Origin.CHANNEL, amount=Money(minor=captured, currency="EUR"))
+            return body
+
+        return planted(day, change=change)
+
+    short = "order.credit_exceeds_captured"
+    assert not checks(emptied(short, credited=captured))[BALANCE].violations
+    assert order_id in found(emptied(short, credited=captured + 1), BALANCE)
+    assert order_id in found(emptied("order.overdue", credited=captured), BALANCE)
 
 
 def test_credits_beyond_their_lines_are_found(day: Evidence) -> None:

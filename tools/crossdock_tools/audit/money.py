@@ -41,6 +41,9 @@ from crossdock_tools.audit.taken import why_not
 ORCHESTRATOR = "order-orchestrator"
 Orders = Mapping[str, Narration]
 _MONEY_MOVED = (PaymentKind.CAPTURED, PaymentKind.VOIDED)
+# Why an order waits for somebody to decide on a credit that could not be paid out.
+_REFUND_REFUSED = "order.refund_failed"
+_NOTHING_LEFT = "order.credit_exceeds_captured"
 
 
 def money(evidence: Evidence, books: Books) -> tuple[Check, ...]:
@@ -160,7 +163,8 @@ def _payments(orders: Orders, promised: Mapping[str, int], evidence: Evidence) -
         if order.is_ended and not promised.get(order.order_id) and _is_settled(order, state):
             ours = order.shipped_value() - order.credited_value()
             cash = order.recorded(PaymentKind.CAPTURED) - sum(each.amount.minor for each in order.refunds)
-            balance.same(f"order {order.order_id}: captured less refunded", ours, cash)
+            # What was not paid of our own credits is still here, as somebody was told.
+            balance.same(f"order {order.order_id}: captured less refunded", ours + _unpaid(order, cash), cash)
     return moved, ledger, balance
 
 
@@ -251,6 +255,19 @@ def _is_settled(order: Narration, state: Mapping[str, Any] | None) -> bool:
         return True
     is_moving = any(each["status"] in ("PENDING", "FAILED") for each in state["movements"])
     return not (is_moving or state["owed"] or "refund" in state["timers"])
+
+
+def _unpaid(order: Narration, cash: int) -> int:
+    """What of our own credits was never paid out although all is over, as an exception that its owner was told of.
+
+    Either the provider refused the refund to the last, or there was nothing left to pay it with: `cash`, captured less
+    refunded, is used up. Anything else that is not paid out was forgotten, and is no exception.
+    """
+    told = {hold.reason_code for hold in order.holds}
+    if not (_REFUND_REFUSED in told or (_NOTHING_LEFT in told and cash <= 0)):
+        return 0
+    credited = sum(each.total.minor for each in order.credits if each.origin is Origin.US)
+    return credited - sum(each.amount.minor for each in order.refunds if each.origin is Origin.US)
 
 
 def _credits(orders: Orders) -> tuple[Finding, ...]:
