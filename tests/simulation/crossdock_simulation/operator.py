@@ -7,7 +7,7 @@ no key parked.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from random import Random
 
@@ -41,7 +41,11 @@ class Operator:
         services: Iterable[str],
         clock: ManualClock,
         say: Callable[[str], None],
+        *,
+        delays_s: Sequence[float] = _DELAYS_S,
     ) -> None:
+        """delays_s: how long it may take to act."""
+        self._delays_s = delays_s
         self._chance = Random(f"{seed}/operator")
         self._broker = broker
         self._clock = clock
@@ -58,7 +62,7 @@ class Operator:
         for service, letters in self._letters.items():
             if (found := letters()) != self._seen[service]:
                 self._seen[service] = found
-                self._due.setdefault(service, self._clock.monotonic_s() + self._chance.choice(_DELAYS_S))
+                self._due.setdefault(service, self._clock.monotonic_s() + self._chance.choice(self._delays_s))
         now_s = self._clock.monotonic_s()
         acting = [service for service, at_s in self._due.items() if at_s <= now_s]
         acted = [self._act(service) for service in acting]

@@ -56,21 +56,6 @@ def _kept_when_applied(original: Original) -> Original:
     return applied
 
 
-def _kept_when_discarded(original: Original) -> Original:
-    def instruct(self: ParkingLot, instruction: Any) -> Any:
-        if instruction.op != "discard":
-            return original(self, instruction)
-        before = {name: self._own.own(name) for name in (*self._own.own_names(OWN),)}
-        result = original(self, instruction)
-        if result is not None and result.outcome == "discarded":
-            for name, value in before.items():
-                self._own.set_own(name, value)
-            self.forget()
-        return result
-
-    return instruct
-
-
 def _unchained(original: Original) -> Original:
     def set_link(self: ParkingLot, entry: ReplayEntry) -> None:
         original(self, replace(entry, previous=""))
@@ -95,7 +80,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         name="released-last-first",
-        invariant=5,
+        invariant=1,
         where=SHELL,
         about="of a parked key's queue the last message is decided first",
         apply=wrapped(ParkingLot, "head", _last_first),
@@ -109,17 +94,10 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         name="released-twice",
-        invariant=8,
+        invariant=1,
         where=SHELL,
         about="a released message stays in the queue, and is decided once more",
         apply=wrapped(ParkingLot, "applied", _kept_when_applied),
-    ),
-    Mutation(
-        name="discarded-and-kept",
-        invariant=1,
-        where=SHELL,
-        about="a discarded message stays in the queue",
-        apply=wrapped(ParkingLot, "instruct", _kept_when_discarded),
     ),
     Mutation(
         name="replays-unchained",
